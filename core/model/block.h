@@ -1,0 +1,91 @@
+// What a block is: a pair of functions over memory that others own. Parameters are bound per call
+// (a store may gather, convert or merge them); activations live in a Saved of one micro-batch.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/base/arena.h"
+#include "core/plan/param_spec.h"
+#include "kernels/backend.h"
+
+namespace rwkv {
+
+// Types of a run. `compute`: activations and operands of products. `accumulate`: what is always
+// float32 (float64 under fp64): masters, gradients of parameters, states, statistics, losses.
+struct Precision {
+  DType compute = DType::kF32;
+  DType accumulate = DType::kF32;
+};
+
+// One parameter as a block sees it.
+struct Param {
+  ConstTensor master;   // acc
+  ConstTensor compute;  // operand of products in the compute type; equals master where types agree
+  Tensor grad;          // acc, accumulated; empty: no backward pass will follow
+};
+
+// Everything that flows from block to block. v_first leaves the first RWKV block and enters all
+// later ones; its gradient gathers from all of them.
+struct Flow {
+  Tensor x;        // (B, T, C) compute
+  Tensor v_first;  // (B, T, C) compute; as a gradient: acc
+};
+
+// What a block carries over a boundary in the sequence. This list drives exchange, stash, dump,
+// generation and the bytes that `check` prints.
+enum class CarryKind : uint8_t { kAffine, kHalo };
+struct Carry {
+  std::string name;  // "wkv", "att_shift", "ffn_shift"
+  Shape shape;       // without the batch: (H, N, N) or (C)
+  CarryKind kind = CarryKind::kHalo;
+};
+
+// One tensor (B, ...) acc for each Carry, in that order.
+using Boundary = std::span<const Tensor>;
+
+struct Pass {
+  Stream stream;
+  const Backend& ops;
+};
+
+// Memory of one block for one micro-batch: what forward keeps for backward, and scratch.
+class Saved {
+ public:
+  virtual ~Saved() = default;
+};
+
+struct BlockPlan {
+  Precision precision;
+  int64_t batch = 0, tokens = 0;
+  int threads = 1;
+  bool backward = true;  // false: inference, nothing is kept
+};
+
+class Block {
+ public:
+  virtual ~Block() = default;
+  virtual std::vector<ParamSpec> params() const = 0;
+  virtual std::vector<Carry> carries() const = 0;
+
+  // Takes what must live until the backward pass from `saved`, everything else from `scratch`, which
+  // blocks share one after the other.
+  virtual std::unique_ptr<Saved> plan(Arena& saved, Arena& scratch, const BlockPlan&) const = 0;
+
+  // out.x = block(in.x). `entering` are the carried states before the first token, `leaving` receives
+  // those after the last one. v_first is written by the first RWKV block, read by the others.
+  virtual void forward(const Pass&, std::span<const Param>, Saved&, const Flow& in, const Flow& out,
+                       Boundary entering, Boundary leaving) const = 0;
+
+  // After a forward pass on the same Saved. dout.x, dout.v_first: gradients of what left the block;
+  // din receives those of what entered (din may be dout: in place). Parameter gradients are
+  // accumulated. dleaving: gradients of `leaving`, from the right; empty span: zero. dentering: those
+  // of `entering`, overwritten; empty span: not wanted.
+  virtual void backward(const Pass&, std::span<const Param>, Saved&, const Flow& in,
+                        const Flow& dout, const Flow& din, Boundary entering, Boundary dleaving,
+                        Boundary dentering) const = 0;
+};
+
+}  // namespace rwkv

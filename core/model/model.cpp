@@ -1,0 +1,174 @@
+#include "core/model/model.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/model/rwkv7_block.h"
+
+namespace rwkv {
+namespace {
+
+// At most this many logits at a time; rows come in blocks of 512, the size of the blocks in which
+// products add up weight gradients.
+constexpr int64_t kLogits = int64_t{1} << 25;
+constexpr int64_t kRowBlock = 512;
+
+size_t index_of(const std::vector<ParamSpec>& specs, std::string_view name) {
+  for (size_t i = 0; i < specs.size(); ++i) {
+    if (specs[i].name == name) return i;
+  }
+  throw Error("internal: the table has no " + std::string(name));
+}
+
+void zero(const Tensor& t) { std::memset(t.data, 0, static_cast<size_t>(t.bytes())); }
+
+Tensor flat(const Tensor& t) {
+  const int64_t columns = t.shape[t.shape.rank - 1];
+  return t.reshaped({t.elements() / columns, columns});
+}
+
+}  // namespace
+
+Model::Model(const ModelConfig& resolved) : config_(resolved), specs_(param_table(resolved)) {
+  for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    blocks_.push_back(std::make_unique<Rwkv7Block>(config_, layer));
+    const std::string prefix = "blocks." + std::to_string(layer) + ".";
+    const auto first = std::find_if(specs_.begin(), specs_.end(), [&](const ParamSpec& spec) {
+      return spec.name.starts_with(prefix);
+    });
+    first_param_.push_back(static_cast<size_t>(first - specs_.begin()));
+  }
+  ln0_weight_ = index_of(specs_, "blocks.0.ln0.weight");
+  ln0_bias_ = index_of(specs_, "blocks.0.ln0.bias");
+  ln_out_weight_ = index_of(specs_, "ln_out.weight");
+  ln_out_bias_ = index_of(specs_, "ln_out.bias");
+  head_ = index_of(specs_, "head.weight");
+}
+
+int64_t Model::head_rows() const {
+  const int64_t fitting = kLogits / config_.vocab / kRowBlock * kRowBlock;
+  return std::clamp(fitting, kRowBlock, 4 * kRowBlock);
+}
+
+std::span<const Param> Model::block_params(const ParamStore& store, size_t layer) const {
+  const size_t end = layer + 1 < blocks_.size() ? first_param_[layer + 1] : ln_out_weight_;
+  return store.params(first_param_[layer], end - first_param_[layer]);
+}
+
+void Model::reset(Workspace& ws) const {
+  for (const auto& layer : ws.entering) {
+    for (const Tensor& t : layer) zero(t);
+  }
+}
+
+void Model::carry_on(Workspace& ws) const {
+  for (size_t l = 0; l < layers(); ++l) {
+    for (size_t i = 0; i < ws.leaving[l].size(); ++i) {
+      std::memcpy(ws.entering[l][i].data, ws.leaving[l][i].data,
+                  static_cast<size_t>(ws.leaving[l][i].bytes()));
+    }
+  }
+}
+
+void Model::forward(const Pass& pass, const ParamStore& store, Workspace& ws,
+                    ConstTensor tokens) const {
+  pass.ops.embedding_forward(pass.stream, {store.master(0), tokens, flat(ws.embedded_)});
+  pass.ops.layer_norm_forward(pass.stream,
+                              {ws.embedded_, store.master(ln0_weight_), store.master(ln0_bias_),
+                               1e-5, ws.x_[0], ws.mean0_, ws.rstd0_});
+  for (size_t l = 0; l < layers(); ++l) {
+    blocks_[l]->forward(pass, block_params(store, l), *ws.saved_[l], {ws.x_[l], ws.v_first_},
+                        {ws.x_[l + 1], ws.v_first_}, ws.entering[l], ws.leaving[l]);
+  }
+}
+
+void Model::loss(const Pass& pass, const ParamStore& store, Workspace& ws, const Batch& batch,
+                 Tensor logits) const {
+  head(pass, store, ws, batch, 0, false, logits);
+}
+
+void Model::last_logits(const Pass& pass, const ParamStore& store, Workspace& ws,
+                        Tensor logits) const {
+  pass.ops.layer_norm_forward(pass.stream,
+                              {ws.x_.back(), store.master(ln_out_weight_),
+                               store.master(ln_out_bias_), 1e-5, ws.normed_, ws.mean_, ws.rstd_});
+  const int64_t tokens = ws.plan_.tokens;
+  const Tensor rows = flat(ws.normed_);
+  for (int64_t b = 0; b < ws.plan_.batch; ++b) {
+    const int64_t last = (b + 1) * tokens - 1;
+    pass.ops.matmul(pass.stream, {.a = rows.rows(last, last + 1),
+                                  .b = store.params(head_, 1)[0].compute,
+                                  .c = logits.rows(b, b + 1),
+                                  .trans_b = true});
+  }
+}
+
+// Rows in chunks: logits of one chunk at a time are read once for loss and gradient, and never kept.
+void Model::head(const Pass& pass, const ParamStore& store, Workspace& ws, const Batch& batch,
+                 double l2wrap, bool backward, Tensor logits) const {
+  pass.ops.layer_norm_forward(pass.stream,
+                              {ws.x_.back(), store.master(ln_out_weight_),
+                               store.master(ln_out_bias_), 1e-5, ws.normed_, ws.mean_, ws.rstd_});
+  const Param head = store.params(head_, 1)[0];
+  const int64_t rows = ws.loss.elements(), step = ws.logits_.shape[0];
+  const Tensor normed = flat(ws.normed_), loss = ws.loss.reshaped({rows}),
+               best = ws.best.reshaped({rows});
+  const ConstTensor targets = batch.targets.reshaped({rows}), weight = batch.weight.reshaped({rows});
+  for (int64_t begin = 0; begin < rows; begin += step) {
+    const int64_t end = std::min(begin + step, rows);
+    const Tensor chunk = logits.empty() ? ws.logits_.rows(0, end - begin)
+                                        : flat(logits).rows(begin, end);
+    pass.ops.matmul(pass.stream, {.a = normed.rows(begin, end),
+                                  .b = head.compute,
+                                  .c = chunk,
+                                  .trans_b = true});
+    const Tensor dchunk = backward ? ws.dlogits_.rows(0, end - begin) : Tensor{};
+    pass.ops.cross_entropy(pass.stream, {.logits = chunk,
+                                         .targets = targets.rows(begin, end),
+                                         .weight = weight.rows(begin, end),
+                                         .l2wrap = l2wrap,
+                                         .loss = loss.rows(begin, end),
+                                         .best = best.rows(begin, end),
+                                         .dlogits = dchunk});
+    if (!backward) continue;
+    pass.ops.matmul(pass.stream, {.a = dchunk,
+                                  .b = normed.rows(begin, end),
+                                  .c = head.grad,
+                                  .trans_a = true,
+                                  .beta = 1});
+    pass.ops.matmul(pass.stream, {.a = dchunk,
+                                  .b = head.compute,
+                                  .c = flat(ws.dnormed_).rows(begin, end)});
+  }
+}
+
+void Model::forward_backward(const Pass& pass, const ParamStore& store, Workspace& ws,
+                             const Batch& batch, double l2wrap,
+                             const Workspace::States& dleaving) const {
+  forward(pass, store, ws, batch.tokens);
+  head(pass, store, ws, batch, l2wrap, true, {});
+  const auto params = store.params(0, store.size());
+  pass.ops.layer_norm_backward(
+      pass.stream, {ws.x_.back(), params[ln_out_weight_].master, ws.mean_, ws.rstd_, ws.dnormed_,
+                    {}, ws.dx_, params[ln_out_weight_].grad, params[ln_out_bias_].grad});
+  zero(ws.dv_first_);
+  const Flow gradient{ws.dx_, ws.dv_first_};
+  for (size_t l = layers(); l-- > 0;) {
+    const Flow in{ws.x_[l], ws.v_first_};
+    if (ws.plan_.recompute && l + 1 < layers()) {  // the last block's activations are still there
+      blocks_[l]->forward(pass, block_params(store, l), *ws.saved_[l], in,
+                          {ws.x_[l + 1], ws.v_first_}, ws.entering[l], ws.leaving[l]);
+    }
+    blocks_[l]->backward(pass, block_params(store, l), *ws.saved_[l], in, gradient, gradient,
+                         ws.entering[l], dleaving.empty() ? Boundary{} : Boundary(dleaving[l]),
+                         ws.dentering[l]);
+  }
+  pass.ops.layer_norm_backward(
+      pass.stream, {ws.embedded_, params[ln0_weight_].master, ws.mean0_, ws.rstd0_, ws.dx_, {},
+                    ws.dx_, params[ln0_weight_].grad, params[ln0_bias_].grad});
+  const int64_t rows = ws.loss.elements();
+  pass.ops.embedding_backward(
+      pass.stream, {batch.tokens.reshaped({rows}), flat(ws.dx_), params[0].grad});
+}
+
+}  // namespace rwkv

@@ -1,0 +1,64 @@
+// The parameters of a run: masters, compute copies, gradients, moments, each in one piece of memory,
+// so that a reduction or a hash is one call.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/model/block.h"
+
+namespace rwkv {
+
+class ParamStore {
+ public:
+  // training: with gradients and moments. Everything starts at zero.
+  ParamStore(std::vector<ParamSpec>, Precision, bool training);
+
+  const std::vector<ParamSpec>& specs() const { return specs_; }
+  int find(std::string_view name) const;  // -1: not there
+  size_t size() const { return specs_.size(); }
+
+  Tensor master(size_t i) const { return masters_[i]; }
+  Tensor moment1(size_t i) const { return moments1_[i]; }
+  Tensor moment2(size_t i) const { return moments2_[i]; }
+  Tensor grad(size_t i) const { return params_[i].grad; }
+  // The copy in the compute type that products read; empty where the master itself serves.
+  Tensor compute_copy(size_t i) const { return copies_[i]; }
+
+  // Parameters [first, first + count) as blocks see them.
+  std::span<const Param> params(size_t first, size_t count) const {
+    return {params_.data() + first, count};
+  }
+  // All gradients as one tensor (padding between parameters is zero).
+  Tensor all_gradients() const { return all_gradients_; }
+  void zero_gradients() const;
+  // Brings all compute copies up to date with the masters.
+  void refresh(const Backend&, const Stream&) const;
+  // XXH3 over all masters, in order.
+  uint64_t hash() const;
+
+  int64_t bytes() const { return memory_.bytes(); }
+  std::vector<Arena::Entry> plan() const { return plan_; }
+
+ private:
+  void bind(Arena&);
+
+  std::vector<ParamSpec> specs_;
+  Precision precision_;
+  bool training_;
+  std::vector<Param> params_;
+  std::vector<Tensor> masters_, moments1_, moments2_, copies_;
+  Tensor all_gradients_;
+  Buffer memory_;
+  std::vector<Arena::Entry> plan_;
+};
+
+// Bytes that a store of these parameters takes, without making it.
+std::vector<Arena::Entry> plan_param_store(const std::vector<ParamSpec>&, Precision, bool training);
+
+// Fills a master by its spec: Philox keyed by (seed, name), counter = element, so that the values
+// depend on nothing else.
+void initialize(const ParamSpec&, uint64_t seed, Tensor master);
+
+}  // namespace rwkv

@@ -1,0 +1,176 @@
+#include "core/model/rwkv7_activations.h"
+
+namespace rwkv {
+
+using P = Rwkv7Param;
+
+Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPlan& plan,
+                                     const ModelConfig& model, bool first)
+    : batch_(plan.batch), tokens_(plan.tokens), width_(model.width), head_size_(model.head_size) {
+  const int64_t rows = batch_ * tokens_, heads = width_ / head_size_;
+  const DType compute = plan.precision.compute, acc = plan.precision.accumulate;
+  const auto keep = [&](std::string_view name, const Shape& shape) {
+    return saved.take(name, compute, shape);
+  };
+  const auto borrow = [&](std::string_view name, const Shape& shape) {
+    return scratch.take(name, compute, shape);
+  };
+  const Shape sequence{batch_, tokens_, width_}, flat{rows, width_};
+  u1 = keep("normed", sequence);
+  u2 = keep("normed", sequence);
+  for (Tensor* t : {&mean1, &rstd1, &mean2, &rstd2}) *t = saved.take("norm statistics", acc, {rows});
+  for (Tensor* t : {&r, &key, &value, &k, &a, &b, &g, &y, &iclr_out}) *t = keep("time mix", flat);
+  if (!first) {
+    own_v = keep("time mix", flat);
+    residual_out = keep("time mix", flat);
+  }
+  w_raw = saved.take("decay", acc, flat);
+  hidden = keep("channel mix hidden", {rows, model.ffn_width});
+  plan_low_rank(saved, scratch, decay, "low rank", model.lora_rank.decay, plan);
+  plan_low_rank(saved, scratch, iclr, "low rank", model.lora_rank.iclr, plan);
+  plan_low_rank(saved, scratch, gate, "low rank", model.lora_rank.gate, plan);
+  if (!first) plan_low_rank(saved, scratch, residual, "low rank", model.lora_rank.value, plan);
+  iclr.active = residual.active = false;
+  gate.f = Activation::kSigmoid;
+
+  for (Tensor& t : mixed) t = borrow("mixes", sequence);
+  z = borrow("time mix output", flat);
+  squared = borrow("channel mix hidden", {rows, model.ffn_width});
+  if (!plan.backward) return;
+  x_mid = keep("residual stream", sequence);
+  states = saved.take("states", acc,
+                      {batch_, heads, wkv7_saved_states(tokens_), head_size_,
+                       wkv7_state_stride(head_size_)});
+  for (Tensor& t : dmixed) t = borrow("gradients of mixes", sequence);
+  du = borrow("gradients", sequence);
+  for (Tensor* t : {&dy, &dr, &dk, &dv, &da, &db, &dkey, &dvalue, &diclr, &dresidual}) {
+    *t = borrow("gradients", flat);
+  }
+  dw_raw = scratch.take("gradients", acc, flat);
+  wkv_scratch =
+      scratch.take("recurrence", acc, {plan.threads, wkv7_backward_scratch(head_size_)});
+}
+
+void Rwkv7Block::Activations::plan_low_rank(Arena& saved, Arena& scratch, LowRank& mlp,
+                                            std::string_view name, int64_t rank,
+                                            const BlockPlan& plan) {
+  const Shape shape{batch_ * tokens_, rank};
+  mlp.inner = saved.take(name, plan.precision.compute, shape);
+  mlp.outer = scratch.take(name, plan.precision.compute, shape);
+  if (plan.backward) mlp.gradient = scratch.take(name, plan.precision.compute, shape);
+}
+
+Tensor Rwkv7Block::Activations::rows(const Tensor& t) const {
+  const int64_t count = batch_ * tokens_;
+  return t.reshaped({count, t.elements() / count});
+}
+
+Tensor Rwkv7Block::Activations::heads(const Tensor& t) const {
+  return t.reshaped({batch_, tokens_, width_ / head_size_, head_size_});
+}
+
+ConstTensor Rwkv7Block::Call::vec(Rwkv7Param p) const {
+  const int i = index[static_cast<size_t>(p)];
+  return i < 0 ? ConstTensor{} : params[static_cast<size_t>(i)].master;
+}
+
+ConstTensor Rwkv7Block::Call::weight(Rwkv7Param p) const {
+  return params[static_cast<size_t>(index[static_cast<size_t>(p)])].compute;
+}
+
+Tensor Rwkv7Block::Call::grad(Rwkv7Param p) const {
+  const int i = index[static_cast<size_t>(p)];
+  return i < 0 ? Tensor{} : params[static_cast<size_t>(i)].grad;
+}
+
+void Rwkv7Block::Call::product(const Tensor& x, Rwkv7Param w, const Tensor& out) const {
+  pass.ops.matmul(pass.stream,
+                  {.a = a.rows(x), .b = weight(w), .c = a.rows(out), .trans_b = true});
+}
+
+void Rwkv7Block::Call::weight_gradient(const ConstTensor& dout, const Tensor& x,
+                                       Rwkv7Param w) const {
+  const Tensor gradient = grad(w);
+  pass.ops.matmul(pass.stream, {.a = dout.reshaped({a.rows(x).shape[0], gradient.shape[0]}),
+                                .b = a.rows(x),
+                                .c = gradient,
+                                .trans_a = true,
+                                .beta = 1});
+}
+
+void Rwkv7Block::Call::input_gradient(const ConstTensor& dout, Rwkv7Param w, const Tensor& dx,
+                                      bool add) const {
+  const Tensor to = a.rows(dx);
+  pass.ops.matmul(pass.stream, {.a = dout.reshaped({to.shape[0], weight(w).shape[0]}),
+                                .b = weight(w),
+                                .c = to,
+                                .beta = add ? 1.0f : 0.0f});
+}
+
+void Rwkv7Block::Call::low_rank_forward(const LowRank& mlp, Rwkv7Param w1, Rwkv7Param w2,
+                                        const Tensor& x, const Tensor& out) const {
+  pass.ops.matmul(pass.stream, {.a = a.rows(x), .b = weight(w1), .c = mlp.inner});
+  if (mlp.active) pass.ops.activation_forward(pass.stream, {mlp.f, mlp.inner, mlp.outer});
+  pass.ops.matmul(pass.stream, {.a = mlp.active ? mlp.outer : mlp.inner,
+                                .b = weight(w2),
+                                .c = a.rows(out)});
+}
+
+void Rwkv7Block::Call::low_rank_backward(const LowRank& mlp, Rwkv7Param w1, Rwkv7Param w2,
+                                         const Tensor& x, const Tensor& dout, const Tensor& dx,
+                                         bool add) const {
+  if (mlp.active) pass.ops.activation_forward(pass.stream, {mlp.f, mlp.inner, mlp.outer});
+  pass.ops.matmul(pass.stream, {.a = mlp.active ? mlp.outer : mlp.inner,
+                                .b = a.rows(dout),
+                                .c = grad(w2),
+                                .trans_a = true,
+                                .beta = 1});
+  pass.ops.matmul(pass.stream,
+                  {.a = a.rows(dout), .b = weight(w2), .c = mlp.gradient, .trans_b = true});
+  if (mlp.active) {
+    pass.ops.activation_backward(pass.stream, {mlp.f, mlp.inner, mlp.gradient, mlp.gradient});
+  }
+  pass.ops.matmul(pass.stream, {.a = a.rows(x),
+                                .b = mlp.gradient,
+                                .c = grad(w1),
+                                .trans_a = true,
+                                .beta = 1});
+  pass.ops.matmul(pass.stream, {.a = mlp.gradient,
+                                .b = weight(w1),
+                                .c = a.rows(dx),
+                                .trans_b = true,
+                                .beta = add ? 1.0f : 0.0f});
+}
+
+TokenShiftForward Rwkv7Block::Call::shift_time_mix(const Tensor& halo,
+                                                   const Tensor& halo_out) const {
+  TokenShiftForward op{.u = a.u1, .halo = halo, .mixes = kMaxMixes, .mix = {}, .out = a.mixed,
+                       .halo_out = halo_out};
+  for (size_t m = 0; m < kMaxMixes; ++m) op.mix[m] = vec(kTimeMixes[m]);
+  return op;
+}
+
+TokenShiftForward Rwkv7Block::Call::shift_channel_mix(const Tensor& halo,
+                                                      const Tensor& halo_out) const {
+  TokenShiftForward op{.u = a.u2, .halo = halo, .mixes = 1, .mix = {}, .out = {},
+                       .halo_out = halo_out};
+  op.mix[0] = vec(P::kFfnXk);
+  op.out[0] = a.mixed[0];
+  return op;
+}
+
+TimeMixOutForward Rwkv7Block::Call::time_mix_out(int64_t head_size) const {
+  return {.y = a.y,
+          .r = a.r,
+          .k = a.k,
+          .v = a.v,
+          .g = a.g,
+          .ln_weight = vec(P::kLnXWeight),
+          .ln_bias = vec(P::kLnXBias),
+          .r_k = vec(P::kRk),
+          .head_size = head_size,
+          .eps = 64e-5,
+          .z = a.z};
+}
+
+}  // namespace rwkv

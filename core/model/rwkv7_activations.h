@@ -1,0 +1,81 @@
+// Memory and small helpers of Rwkv7Block; included by rwkv7_block.cpp and rwkv7_activations.cpp only.
+#pragma once
+
+#include "core/model/rwkv7_block.h"
+
+namespace rwkv {
+
+// The six mixes of time mix in the order of Activations::mixed.
+inline constexpr std::array<Rwkv7Param, kMaxMixes> kTimeMixes = {
+    Rwkv7Param::kXr, Rwkv7Param::kXw, Rwkv7Param::kXk,
+    Rwkv7Param::kXv, Rwkv7Param::kXa, Rwkv7Param::kXg};
+
+// A low-rank MLP x -> f(x w1) w2. `inner` is x w1.
+struct LowRank {
+  bool active = true;  // false: f is the identity
+  Activation f = Activation::kTanh;
+  Tensor inner;     // (R, rank), kept
+  Tensor outer;     // (R, rank) f(inner); inner itself without f. Scratch
+  Tensor gradient;  // (R, rank) scratch
+};
+
+struct Rwkv7Block::Activations final : Saved {
+  Activations(Arena& saved, Arena& scratch, const BlockPlan&, const ModelConfig&, bool first);
+
+  // Kept for the backward pass. R = B T.
+  Tensor u1, u2;                        // (B, T, C) normed
+  Tensor mean1, rstd1, mean2, rstd2;    // (R) acc
+  Tensor r, key, value, k, a, b, g, y;  // (R, C)
+  Tensor own_v;                         // (R, C); empty in the first layer
+  Tensor v;                             // own_v, or v_first
+  Tensor w_raw;                         // (R, C) acc
+  Tensor iclr_out, residual_out;        // (R, C)
+  Tensor x_mid;                         // (B, T, C) after time mix
+  Tensor hidden;                        // (R, F) before the activation
+  Tensor states;                        // (B, H, chunks, N, stride) acc
+  LowRank decay, iclr, residual, gate;
+
+  // Scratch.
+  std::array<Tensor, kMaxMixes> mixed, dmixed;  // (B, T, C)
+  Tensor z, squared, du;                        // (R, C), (R, F), (B, T, C)
+  Tensor dy, dr, dk, dv, da, db, dkey, dvalue, diclr, dresidual;  // (R, C)
+  Tensor dw_raw, wkv_scratch;                                     // (R, C) acc; (threads, n) acc
+
+  Tensor rows(const Tensor& t) const;   // (R, last dimension)
+  Tensor heads(const Tensor& t) const;  // (B, T, H, N)
+
+ private:
+  void plan_low_rank(Arena& saved, Arena& scratch, LowRank&, std::string_view name, int64_t rank,
+                     const BlockPlan&);
+  int64_t batch_, tokens_, width_, head_size_;
+};
+
+// One call of a block: everything its steps share.
+struct Rwkv7Block::Call {
+  const Pass& pass;
+  std::span<const Param> params;
+  const std::array<int, static_cast<size_t>(Rwkv7Param::kCount)>& index;
+  Activations& a;
+
+  ConstTensor vec(Rwkv7Param) const;     // master; empty when absent
+  ConstTensor weight(Rwkv7Param) const;  // compute
+  Tensor grad(Rwkv7Param) const;
+
+  // out = x W^T for a linear weight [out, in].
+  void product(const Tensor& x, Rwkv7Param w, const Tensor& out) const;
+  // dW += dout^T x.
+  void weight_gradient(const ConstTensor& dout, const Tensor& x, Rwkv7Param w) const;
+  // dx = dout W, or dx += dout W.
+  void input_gradient(const ConstTensor& dout, Rwkv7Param w, const Tensor& dx, bool add) const;
+
+  void low_rank_forward(const LowRank&, Rwkv7Param w1, Rwkv7Param w2, const Tensor& x,
+                        const Tensor& out) const;
+  void low_rank_backward(const LowRank&, Rwkv7Param w1, Rwkv7Param w2, const Tensor& x,
+                         const Tensor& dout, const Tensor& dx, bool add) const;
+
+  TokenShiftForward shift_time_mix(const Tensor& halo, const Tensor& halo_out) const;
+  TokenShiftForward shift_channel_mix(const Tensor& halo, const Tensor& halo_out) const;
+  TimeMixOutForward time_mix_out(int64_t head_size) const;
+};
+
+}  // namespace rwkv

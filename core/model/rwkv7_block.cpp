@@ -1,0 +1,283 @@
+#include "core/model/rwkv7_block.h"
+
+#include "core/model/rwkv7_activations.h"
+
+namespace rwkv {
+
+using P = Rwkv7Param;
+
+enum Carried : size_t { kAttShift, kWkv, kFfnShift };
+namespace {
+Tensor at(Boundary boundary, Carried which) {
+  return boundary.empty() ? Tensor{} : boundary[which];
+}
+}  // namespace
+
+Rwkv7Block::Rwkv7Block(const ModelConfig& config, int64_t layer)
+    : config_(config), layer_(layer), first_(layer == 0) {
+  const std::vector<ParamSpec> specs = params();
+  const std::string prefix = "blocks." + std::to_string(layer) + ".";
+  for (size_t p = 0; p < index_.size(); ++p) {
+    index_[p] = -1;
+    for (size_t i = 0; i < specs.size(); ++i) {
+      if (specs[i].name == prefix + std::string(short_name(static_cast<P>(p)))) {
+        index_[p] = static_cast<int>(i);
+      }
+    }
+  }
+}
+
+std::vector<ParamSpec> Rwkv7Block::params() const { return rwkv7_params(config_, layer_); }
+
+std::vector<Carry> Rwkv7Block::carries() const {
+  const int64_t c = config_.width, n = config_.head_size;
+  return {{"att_shift", {c}, CarryKind::kHalo},
+          {"wkv", {c / n, n, n}, CarryKind::kAffine},
+          {"ffn_shift", {c}, CarryKind::kHalo}};
+}
+
+std::unique_ptr<Saved> Rwkv7Block::plan(Arena& saved, Arena& scratch, const BlockPlan& plan) const {
+  return std::make_unique<Activations>(saved, scratch, plan, config_, first_);
+}
+
+void Rwkv7Block::forward(const Pass& pass, std::span<const Param> params, Saved& saved,
+                         const Flow& in, const Flow& out, Boundary entering,
+                         Boundary leaving) const {
+  const Call call{pass, params, index_, static_cast<Activations&>(saved)};
+  time_mix_forward(call, in.x, out, entering, leaving);
+  channel_mix_forward(call, out.x, entering, leaving);
+}
+
+void Rwkv7Block::backward(const Pass& pass, std::span<const Param> params, Saved& saved,
+                          const Flow& in, const Flow& dout, const Flow& din, Boundary entering,
+                          Boundary dleaving, Boundary dentering) const {
+  const Call call{pass, params, index_, static_cast<Activations&>(saved)};
+  if (din.x.data != dout.x.data) pass.ops.cast(pass.stream, {dout.x, din.x});
+  if (din.v_first.data != dout.v_first.data) {
+    pass.ops.cast(pass.stream, {dout.v_first, din.v_first});
+  }
+  channel_mix_backward(call, din.x, entering, dleaving, dentering);
+  time_mix_backward(call, in.x, in.v_first, din.x, din.v_first, entering, dleaving, dentering);
+}
+
+void Rwkv7Block::time_mix_forward(const Call& call, ConstTensor x, const Flow& out,
+                                  Boundary entering, Boundary leaving) const {
+  const auto& [pass, params, index, a] = call;
+  const Backend& ops = pass.ops;
+  const Stream& stream = pass.stream;
+  ops.layer_norm_forward(stream, {x, call.vec(P::kLn1Weight), call.vec(P::kLn1Bias), 1e-5, a.u1,
+                                  a.mean1, a.rstd1});
+  ops.token_shift_forward(stream, call.shift_time_mix(entering[kAttShift], at(leaving, kAttShift)));
+  call.product(a.mixed[0], P::kReceptance, a.r);
+  call.product(a.mixed[2], P::kKey, a.key);
+  call.product(a.mixed[3], P::kValue, a.value);
+  call.low_rank_forward(a.decay, P::kW1, P::kW2, a.mixed[1], a.w_raw);
+  call.low_rank_forward(a.iclr, P::kA1, P::kA2, a.mixed[4], a.iclr_out);
+  call.low_rank_forward(a.gate, P::kG1, P::kG2, a.mixed[5], a.g);
+  if (!first_) call.low_rank_forward(a.residual, P::kV1, P::kV2, a.mixed[3], a.residual_out);
+  // The first layer's v is v_first: it is written straight to where the later layers read it.
+  a.v = first_ ? out.v_first : a.own_v;
+  ops.time_mix_in_forward(stream, {.decay = a.w_raw,
+                                   .iclr = a.iclr_out,
+                                   .value_gate = a.residual_out,
+                                   .key = a.key,
+                                   .value = a.value,
+                                   .v_first = first_ ? ConstTensor{} : ConstTensor(out.v_first),
+                                   .w0 = call.vec(P::kW0),
+                                   .a0 = call.vec(P::kA0),
+                                   .k_k = call.vec(P::kKk),
+                                   .k_a = call.vec(P::kKa),
+                                   .v0 = call.vec(P::kV0),
+                                   .head_size = config_.head_size,
+                                   .w_raw = a.w_raw,
+                                   .k = a.k,
+                                   .v = a.v,
+                                   .a = a.a,
+                                   .b = a.b});
+  ops.wkv7_forward(stream, {.r = a.heads(a.r),
+                            .k = a.heads(a.k),
+                            .v = a.heads(a.v),
+                            .a = a.heads(a.a),
+                            .b = a.heads(a.b),
+                            .w_raw = a.heads(a.w_raw),
+                            .s_in = entering[kWkv],
+                            .y = a.heads(a.y),
+                            .s_out = leaving[kWkv],
+                            .s_saved = a.states});
+  ops.time_mix_out_forward(stream, call.time_mix_out(config_.head_size));
+  // The residual stream: out.x = x + O z.
+  if (out.x.data != x.data) ops.cast(stream, {x, out.x});
+  ops.matmul(stream, {.a = a.rows(a.z),
+                      .b = call.weight(P::kOutput),
+                      .c = a.rows(out.x),
+                      .trans_b = true,
+                      .beta = 1});
+  if (!a.x_mid.empty()) ops.cast(stream, {out.x, a.x_mid});
+}
+
+void Rwkv7Block::channel_mix_forward(const Call& call, Tensor x, Boundary entering,
+                                     Boundary leaving) const {
+  const auto& [pass, params, index, a] = call;
+  pass.ops.layer_norm_forward(pass.stream, {x, call.vec(P::kLn2Weight), call.vec(P::kLn2Bias), 1e-5,
+                                            a.u2, a.mean2, a.rstd2});
+  pass.ops.token_shift_forward(
+      pass.stream, call.shift_channel_mix(entering[kFfnShift], at(leaving, kFfnShift)));
+  call.product(a.mixed[0], P::kFfnKey, a.hidden);
+  pass.ops.activation_forward(pass.stream, {Activation::kReluSquared, a.hidden, a.squared});
+  pass.ops.matmul(pass.stream, {.a = a.rows(a.squared),
+                                .b = call.weight(P::kFfnValue),
+                                .c = a.rows(x),
+                                .trans_b = true,
+                                .beta = 1});
+}
+
+void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary entering,
+                                      Boundary dleaving, Boundary dentering) const {
+  const auto& [pass, params, index, a] = call;
+  const Backend& ops = pass.ops;
+  ops.token_shift_forward(pass.stream, call.shift_channel_mix(entering[kFfnShift], {}));
+  ops.activation_forward(pass.stream, {Activation::kReluSquared, a.hidden, a.squared});
+  call.weight_gradient(dx, a.squared, P::kFfnValue);
+  call.input_gradient(dx, P::kFfnValue, a.squared, false);
+  ops.activation_backward(pass.stream, {Activation::kReluSquared, a.hidden, a.squared, a.squared});
+  call.weight_gradient(a.squared, a.mixed[0], P::kFfnKey);
+  call.input_gradient(a.squared, P::kFfnKey, a.dmixed[0], false);
+  TokenShiftBackward shift{.u = a.u2,
+                           .halo = entering[kFfnShift],
+                           .dhalo_out = at(dleaving, kFfnShift),
+                           .mixes = 1,
+                           .mix = {},
+                           .dout = {},
+                           .du = a.du,
+                           .dhalo = at(dentering, kFfnShift),
+                           .dmix = {}};
+  shift.mix[0] = call.vec(P::kFfnXk);
+  shift.dout[0] = a.dmixed[0];
+  shift.dmix[0] = call.grad(P::kFfnXk);
+  ops.token_shift_backward(pass.stream, shift);
+  ops.layer_norm_backward(pass.stream, {a.x_mid, call.vec(P::kLn2Weight), a.mean2, a.rstd2, a.du,
+                                        dx, dx, call.grad(P::kLn2Weight), call.grad(P::kLn2Bias)});
+}
+
+// From dx to the gradients of the recurrence's operands: dr, dk, dv, da, db, dw_raw, dg.
+void Rwkv7Block::recurrence_backward(const Call& call, ConstTensor dx, Boundary entering,
+                                     Boundary dleaving, Boundary dentering) const {
+  const auto& [pass, params, index, a] = call;
+  const Backend& ops = pass.ops;
+  ops.token_shift_forward(pass.stream, call.shift_time_mix(entering[kAttShift], {}));
+  ops.time_mix_out_forward(pass.stream, call.time_mix_out(config_.head_size));
+  call.weight_gradient(dx, a.z, P::kOutput);
+  call.input_gradient(dx, P::kOutput, a.z, false);
+  ops.time_mix_out_backward(pass.stream, {.y = a.y,
+                                          .r = a.r,
+                                          .k = a.k,
+                                          .v = a.v,
+                                          .g = a.g,
+                                          .ln_weight = call.vec(P::kLnXWeight),
+                                          .ln_bias = call.vec(P::kLnXBias),
+                                          .r_k = call.vec(P::kRk),
+                                          .head_size = config_.head_size,
+                                          .eps = 64e-5,
+                                          .dz = a.z,
+                                          .dy = a.dy,
+                                          .dr = a.dr,
+                                          .dk = a.dk,
+                                          .dv = a.dv,
+                                          .dg = a.z,
+                                          .dln_weight = call.grad(P::kLnXWeight),
+                                          .dln_bias = call.grad(P::kLnXBias),
+                                          .dr_k = call.grad(P::kRk)});
+  ops.wkv7_backward(pass.stream, {.r = a.heads(a.r),
+                                  .k = a.heads(a.k),
+                                  .v = a.heads(a.v),
+                                  .a = a.heads(a.a),
+                                  .b = a.heads(a.b),
+                                  .w_raw = a.heads(a.w_raw),
+                                  .s_saved = a.states,
+                                  .dy = a.heads(a.dy),
+                                  .ds_out = at(dleaving, kWkv),
+                                  .dr = a.heads(a.dr),
+                                  .dk = a.heads(a.dk),
+                                  .dv = a.heads(a.dv),
+                                  .da = a.heads(a.da),
+                                  .db = a.heads(a.db),
+                                  .dw_raw = a.heads(a.dw_raw),
+                                  .ds_in = at(dentering, kWkv),
+                                  .scratch = a.wkv_scratch});
+}
+
+void Rwkv7Block::low_rank_backward(const Call& call) const {
+  const Activations& a = call.a;
+  const Pass& pass = call.pass;
+  Tensor ddecay = a.dw_raw;
+  if (ddecay.dtype != a.dy.dtype) {  // dy has been used up
+    pass.ops.cast(pass.stream, {a.dw_raw, a.dy});
+    ddecay = a.dy;
+  }
+  call.low_rank_backward(a.decay, P::kW1, P::kW2, a.mixed[1], ddecay, a.dmixed[1], false);
+  call.low_rank_backward(a.iclr, P::kA1, P::kA2, a.mixed[4], a.diclr, a.dmixed[4], false);
+  call.low_rank_backward(a.gate, P::kG1, P::kG2, a.mixed[5], a.z, a.dmixed[5], false);
+  if (!first_) {
+    call.low_rank_backward(a.residual, P::kV1, P::kV2, a.mixed[3], a.dresidual, a.dmixed[3], true);
+  }
+}
+
+void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor v_first, Tensor dx,
+                                   Tensor dv_first, Boundary entering, Boundary dleaving,
+                                   Boundary dentering) const {
+  const auto& [pass, params, index, a] = call;
+  recurrence_backward(call, dx, entering, dleaving, dentering);
+  pass.ops.time_mix_in_backward(pass.stream,
+                                {.iclr = a.iclr_out,
+                                 .value_gate = a.residual_out,
+                                 .key = a.key,
+                                 .value = a.value,
+                                 .v_first = first_ ? ConstTensor{} : v_first,
+                                 .a0 = call.vec(P::kA0),
+                                 .k_k = call.vec(P::kKk),
+                                 .k_a = call.vec(P::kKa),
+                                 .v0 = call.vec(P::kV0),
+                                 .head_size = config_.head_size,
+                                 .dw_raw = a.dw_raw,
+                                 .dk = a.dk,
+                                 .dv = a.dv,
+                                 .da = a.da,
+                                 .db = a.db,
+                                 .diclr = a.diclr,
+                                 .dvalue_gate = a.dresidual,
+                                 .dkey = a.dkey,
+                                 .dvalue = a.dvalue,
+                                 .dv_first = dv_first,
+                                 .dw0 = call.grad(P::kW0),
+                                 .da0 = call.grad(P::kA0),
+                                 .dk_k = call.grad(P::kKk),
+                                 .dk_a = call.grad(P::kKa),
+                                 .dv0 = call.grad(P::kV0)});
+  call.weight_gradient(a.dr, a.mixed[0], P::kReceptance);
+  call.weight_gradient(a.dkey, a.mixed[2], P::kKey);
+  call.weight_gradient(a.dvalue, a.mixed[3], P::kValue);
+  call.input_gradient(a.dr, P::kReceptance, a.dmixed[0], false);
+  call.input_gradient(a.dkey, P::kKey, a.dmixed[2], false);
+  call.input_gradient(a.dvalue, P::kValue, a.dmixed[3], false);
+  low_rank_backward(call);
+  TokenShiftBackward shift{.u = a.u1,
+                           .halo = entering[kAttShift],
+                           .dhalo_out = at(dleaving, kAttShift),
+                           .mixes = kMaxMixes,
+                           .mix = {},
+                           .dout = {},
+                           .du = a.du,
+                           .dhalo = at(dentering, kAttShift),
+                           .dmix = {}};
+  for (size_t m = 0; m < kMaxMixes; ++m) {
+    const P mix = kTimeMixes[m];
+    shift.mix[m] = call.vec(mix);
+    shift.dout[m] = a.dmixed[m];
+    shift.dmix[m] = call.grad(mix);
+  }
+  pass.ops.token_shift_backward(pass.stream, shift);
+  pass.ops.layer_norm_backward(pass.stream, {x, call.vec(P::kLn1Weight), a.mean1, a.rstd1, a.du, dx,
+                                             dx, call.grad(P::kLn1Weight), call.grad(P::kLn1Bias)});
+}
+
+}  // namespace rwkv

@@ -1,0 +1,81 @@
+#include <algorithm>
+
+#include "core/model/model.h"
+
+namespace rwkv {
+
+Workspace::Workspace(const Model& model, const ModelPlan& plan, bool with_memory) : plan_(plan) {
+  Arena saved, scratch;
+  bind(model, saved, scratch);
+  entries_ = saved.entries();
+  int64_t scratch_bytes = scratch.peak();
+  add_entries(entries_, {{"scratch", scratch_bytes}});
+  if (!with_memory) return;
+  memory_ = Buffer(saved.peak());
+  scratch_ = Buffer(scratch_bytes);
+  Arena real_saved(memory_.data(), saved.peak()), real_scratch(scratch_.data(), scratch_bytes);
+  bind(model, real_saved, real_scratch);
+}
+
+void Workspace::bind(const Model& model, Arena& saved, Arena& scratch) {
+  const ModelConfig& config = model.config();
+  const int64_t rows = plan_.batch * plan_.tokens;
+  const DType compute = plan_.precision.compute, acc = plan_.precision.accumulate;
+  const Shape sequence{plan_.batch, plan_.tokens, config.width};
+
+  loss = saved.take("loss", acc, {plan_.batch, plan_.tokens});
+  best = saved.take("loss", DType::kI32, {plan_.batch, plan_.tokens});
+  embedded_ = saved.take("embedding", compute, sequence);
+  for (Tensor* t : {&mean0_, &rstd0_, &mean_, &rstd_}) {
+    *t = saved.take("norm statistics", acc, {rows});
+  }
+  v_first_ = saved.take("v_first", compute, sequence);
+  x_.clear();
+  for (size_t l = 0; l <= model.layers(); ++l) {
+    // Without a backward pass the residual stream is updated in place.
+    x_.push_back(plan_.backward || l == 0 ? saved.take("residual stream", compute, sequence)
+                                          : x_.front());
+  }
+  bind_states(model, saved);
+  if (plan_.backward) {
+    dx_ = saved.take("gradients", compute, sequence);
+    dv_first_ = saved.take("gradients", acc, sequence);
+  }
+
+  const BlockPlan block_plan{plan_.precision, plan_.batch, plan_.tokens, plan_.threads,
+                             plan_.backward};
+  const int64_t common = saved.mark();
+  saved_.clear();
+  for (size_t l = 0; l < model.layers(); ++l) {
+    if (plan_.recompute || !plan_.backward) saved.rewind(common);
+    scratch.rewind(0);
+    saved_.push_back(model.block(l).plan(saved, scratch, block_plan));
+  }
+  scratch.rewind(0);
+  normed_ = scratch.take("head", compute, sequence);
+  if (plan_.backward) dnormed_ = scratch.take("head", compute, sequence);
+  const Shape chunk{std::min(rows, model.head_rows()), config.vocab};
+  logits_ = scratch.take("logits", acc, chunk);
+  if (plan_.backward) {
+    dlogits_ = compute == acc ? logits_ : scratch.take("logits", compute, chunk);
+  }
+}
+
+void Workspace::bind_states(const Model& model, Arena& arena) {
+  for (States* states : {&entering, &leaving, &dentering}) {
+    states->assign(model.layers(), {});
+    if (states == &dentering && !plan_.backward) continue;
+    for (size_t l = 0; l < model.layers(); ++l) {
+      for (const Carry& carry : model.carries(l)) {
+        Shape shape{plan_.batch};
+        for (int i = 0; i < carry.shape.rank; ++i) {
+          shape.dim[static_cast<size_t>(shape.rank++)] = carry.shape[i];
+        }
+        (*states)[l].push_back(
+            arena.take("carried states", plan_.precision.accumulate, shape));
+      }
+    }
+  }
+}
+
+}  // namespace rwkv

@@ -1,0 +1,49 @@
+#include "core/plan/mesh_shape.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/base/error.h"
+
+namespace rwkv {
+namespace {
+
+constexpr int64_t kTokensAPass = 8192;
+
+}  // namespace
+
+MeshShape plan_mesh(const Recipe& recipe, int ranks) {
+  const ParallelConfig& given = recipe.parallel;
+  MeshShape mesh;
+  mesh.sequence = given.sequence > 0 ? static_cast<int>(given.sequence) : 1;
+  const int64_t room = std::max(1, ranks / mesh.sequence);
+  mesh.data = static_cast<int>(given.data > 0 ? given.data : std::min(room, recipe.train.batch));
+  if (mesh.data > recipe.train.batch) {
+    throw InputError(fmt::format(
+        "parallel.data = {}: a step has only {} sequences (train.batch); use at most that many "
+        "data ranks",
+        mesh.data, recipe.train.batch));
+  }
+  if (mesh.active() > ranks) {
+    throw InputError(fmt::format(
+        "parallel.data x parallel.sequence = {} x {} = {} ranks, but the job has {}: start more "
+        "ranks (mpirun -n {}) or lower one of the keys",
+        mesh.data, mesh.sequence, mesh.active(), ranks, mesh.active()));
+  }
+  mesh.parked = ranks - mesh.active();
+  return mesh;
+}
+
+Share share_of(int64_t batch, int groups, int group) {
+  return {group * batch / groups, (group + 1) * batch / groups};
+}
+
+int64_t plan_micro_batch(const Recipe& recipe, int64_t share) {
+  if (recipe.train.micro_batch > 0) return std::min(recipe.train.micro_batch, share);
+  const int64_t fitting = std::max<int64_t>(1, kTokensAPass / recipe.train.context);
+  const int64_t passes = (share + fitting - 1) / fitting;
+  return (share + passes - 1) / passes;
+}
+
+}  // namespace rwkv

@@ -1,0 +1,34 @@
+// Which ranks work on what. Pure: no device, no MPI.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/config/recipe.h"
+
+namespace rwkv {
+
+// data x sequence ranks; those left over are parked: they hold nothing and wait for the end.
+struct MeshShape {
+  int data = 1;
+  int sequence = 1;
+  int parked = 0;
+
+  int active() const { return data * sequence; }
+};
+
+// auto: data = min(ranks, batch), sequence = 1. Throws InputError when given values ask for more ranks
+// than there are, or for more data ranks than sequences.
+MeshShape plan_mesh(const Recipe&, int ranks);
+
+// Samples of a step that data group d owns: [floor(d B / D), floor((d + 1) B / D)).
+struct Share {
+  int64_t begin = 0, end = 0;
+  int64_t count() const { return end - begin; }
+};
+Share share_of(int64_t batch, int groups, int group);
+
+// Sequences a pass: the recipe's, or as many as hold about 8,192 tokens, evened out over the passes.
+int64_t plan_micro_batch(const Recipe&, int64_t share);
+
+}  // namespace rwkv

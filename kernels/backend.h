@@ -1,0 +1,60 @@
+// A backend is a table of ops. The table is the seam: reference and cpu now, a library opened at run
+// time later. Every op runs on the stream it is given; views live where the backend's device is.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/stream.h"
+#include "kernels/adamw.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/elementwise.h"
+#include "kernels/embedding.h"
+#include "kernels/layer_norm.h"
+#include "kernels/matmul.h"
+#include "kernels/time_mix.h"
+#include "kernels/token_shift.h"
+#include "kernels/wkv7.h"
+
+namespace rwkv {
+
+template <class Op>
+using Kernel = void (*)(const Stream&, const Op&);
+
+struct Backend {
+  std::string_view name;  // reference | cpu
+  std::string_view isa;   // what it was compiled for: generic | avx2 | avx512
+  bool bf16 = false;      // computes in bf16 (else the caller falls back to f32, and says so)
+  bool f64 = false;
+
+  Kernel<Matmul> matmul;
+  Kernel<ActivationForward> activation_forward;
+  Kernel<ActivationBackward> activation_backward;
+  Kernel<Cast> cast;
+  Kernel<SumSquares> sum_squares;
+  Kernel<EmbeddingForward> embedding_forward;
+  Kernel<EmbeddingBackward> embedding_backward;
+  Kernel<LayerNormForward> layer_norm_forward;
+  Kernel<LayerNormBackward> layer_norm_backward;
+  Kernel<TokenShiftForward> token_shift_forward;
+  Kernel<TokenShiftBackward> token_shift_backward;
+  Kernel<TimeMixInForward> time_mix_in_forward;
+  Kernel<TimeMixInBackward> time_mix_in_backward;
+  Kernel<Wkv7Forward> wkv7_forward;
+  Kernel<Wkv7Backward> wkv7_backward;
+  Kernel<TimeMixOutForward> time_mix_out_forward;
+  Kernel<TimeMixOutBackward> time_mix_out_backward;
+  Kernel<CrossEntropy> cross_entropy;
+  Kernel<AdamW> adamw;
+};
+
+const Backend& reference_backend();  // f64 and f32, readable loops: the oracle
+const Backend& cpu_backend();        // f32 and bf16, best instruction set of this machine
+const Backend& cpu_backend(std::string_view isa);  // a given one; Error when this CPU lacks it
+std::vector<std::string_view> cpu_isas();          // those that run here, best first
+
+// By name; InputError with the known names otherwise.
+const Backend& find_backend(std::string_view name);
+
+}  // namespace rwkv

@@ -1,0 +1,71 @@
+// All CPU kernels of one instruction set (RWKV_ISA), entered into a table.
+#include "kernels/backend.h"
+#include "kernels/cpu/isa/cross_entropy.h"
+#include "kernels/cpu/isa/elementwise.h"
+#include "kernels/cpu/isa/norm_shift.h"
+#include "kernels/cpu/isa/time_mix.h"
+#include "kernels/cpu/isa/wkv7.h"
+
+namespace rwkv::cpu::RWKV_ISA {
+namespace {
+
+// Enters the template by the type of the operand that `type_of` picks.
+template <class Op, auto type_of, Kernel<Op> in_float, Kernel<Op> in_bf16>
+void by_type(const Stream& stream, const Op& op) {
+  type_of(op) == DType::kBF16 ? in_bf16(stream, op) : in_float(stream, op);
+}
+
+template <class Op>
+constexpr auto kOfX = [](const Op& op) { return op.x.dtype; };
+template <class Op>
+constexpr auto kOfU = [](const Op& op) { return op.u.dtype; };
+template <class Op>
+constexpr auto kOfKey = [](const Op& op) { return op.key.dtype; };
+template <class Op>
+constexpr auto kOfR = [](const Op& op) { return op.r.dtype; };
+
+void loss(const Stream& stream, const CrossEntropy& op) {
+  const bool half = !op.dlogits.empty() && op.dlogits.dtype == DType::kBF16;
+  half ? cross_entropy<bf16>(stream, op) : cross_entropy<float>(stream, op);
+}
+
+}  // namespace
+
+void fill(Backend& t) {
+  t.activation_forward = by_type<ActivationForward, kOfX<ActivationForward>,
+                                 activation_forward<float>, activation_forward<bf16>>;
+  t.activation_backward = by_type<ActivationBackward, kOfX<ActivationBackward>,
+                                  activation_backward<float>, activation_backward<bf16>>;
+  t.cast = cast;
+  t.sum_squares = sum_squares;
+  t.embedding_forward =
+      by_type<EmbeddingForward, [](const EmbeddingForward& op) { return op.out.dtype; },
+              embedding_forward<float>, embedding_forward<bf16>>;
+  t.embedding_backward =
+      by_type<EmbeddingBackward, [](const EmbeddingBackward& op) { return op.dout.dtype; },
+              embedding_backward<float>, embedding_backward<bf16>>;
+  t.layer_norm_forward = by_type<LayerNormForward, kOfX<LayerNormForward>,
+                                 layer_norm_forward<float>, layer_norm_forward<bf16>>;
+  t.layer_norm_backward = by_type<LayerNormBackward, kOfX<LayerNormBackward>,
+                                  layer_norm_backward<float>, layer_norm_backward<bf16>>;
+  t.token_shift_forward = by_type<TokenShiftForward, kOfU<TokenShiftForward>,
+                                  token_shift_forward<float>, token_shift_forward<bf16>>;
+  t.token_shift_backward = by_type<TokenShiftBackward, kOfU<TokenShiftBackward>,
+                                   token_shift_backward<float>, token_shift_backward<bf16>>;
+  t.time_mix_in_forward = by_type<TimeMixInForward, kOfKey<TimeMixInForward>,
+                                  time_mix_in_forward<float>, time_mix_in_forward<bf16>>;
+  t.time_mix_in_backward = by_type<TimeMixInBackward, kOfKey<TimeMixInBackward>,
+                                   time_mix_in_backward<float>, time_mix_in_backward<bf16>>;
+  t.wkv7_forward =
+      by_type<Wkv7Forward, kOfR<Wkv7Forward>, wkv7_forward<float>, wkv7_forward<bf16>>;
+  t.wkv7_backward =
+      by_type<Wkv7Backward, kOfR<Wkv7Backward>, wkv7_backward<float>, wkv7_backward<bf16>>;
+  t.time_mix_out_forward = by_type<TimeMixOutForward, kOfR<TimeMixOutForward>,
+                                   time_mix_out_forward<float>, time_mix_out_forward<bf16>>;
+  t.time_mix_out_backward = by_type<TimeMixOutBackward, kOfR<TimeMixOutBackward>,
+                                    time_mix_out_backward<float>, time_mix_out_backward<bf16>>;
+  t.cross_entropy = loss;
+  t.adamw = adamw;
+}
+
+}  // namespace rwkv::cpu::RWKV_ISA

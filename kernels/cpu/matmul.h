@@ -1,0 +1,16 @@
+// Products of the CPU backend, through oneDNN.
+#pragma once
+
+#include "core/base/stream.h"
+#include "kernels/matmul.h"
+
+namespace rwkv::cpu {
+
+// Calls of one fixed shape each, single-threaded, shared out to the stream's threads; the sum over
+// rows of a weight gradient runs in fixed blocks, in order. Bits do not depend on the threads.
+void matmul(const Stream&, const Matmul&);
+
+// Whether this CPU multiplies bf16 in hardware (AVX512_BF16 or AMX).
+bool has_bf16_products();
+
+}  // namespace rwkv::cpu

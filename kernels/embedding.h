@@ -1,0 +1,22 @@
+// Rows of a table by token.
+#pragma once
+
+#include "core/base/tensor.h"
+
+namespace rwkv {
+
+// The table is read in the accumulation type and rounded once to the type of `out`.
+struct EmbeddingForward {
+  ConstTensor table;   // (V, C) acc
+  ConstTensor tokens;  // (R) i32, each in [0, V): checked where they are read
+  Tensor out;          // (R, C)
+};
+
+// dtable[token] += dout row, rows in order.
+struct EmbeddingBackward {
+  ConstTensor tokens;  // (R) i32
+  ConstTensor dout;    // (R, C)
+  Tensor dtable;       // (V, C) acc, accumulated
+};
+
+}  // namespace rwkv

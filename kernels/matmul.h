@@ -1,0 +1,20 @@
+// Matrix product c = op(a) op(b) + beta c, row-major.
+#pragma once
+
+#include "core/base/tensor.h"
+
+namespace rwkv {
+
+// a and b share a type (the compute type); c has that type or the accumulation type. Sums run in
+// float32 (float64 for float64) and are rounded once. beta is 0 or 1. The dimensions are those of c
+// and of op(a); leading dimensions of higher ranks are folded into rows by the caller.
+struct Matmul {
+  ConstTensor a;  // (M, K), or (K, M) when trans_a
+  ConstTensor b;  // (K, N), or (N, K) when trans_b
+  Tensor c;       // (M, N)
+  bool trans_a = false;
+  bool trans_b = false;
+  float beta = 0;
+};
+
+}  // namespace rwkv

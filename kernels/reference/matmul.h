@@ -1,0 +1,28 @@
+#pragma once
+
+#include "core/base/stream.h"
+#include "kernels/matmul.h"
+#include "kernels/reference/scalar.h"
+
+namespace rwkv::reference {
+
+template <class S>
+void matmul(const Stream&, const Matmul& op) {
+  const int64_t m = op.c.shape[0], n = op.c.shape[1];
+  const int64_t k = op.trans_a ? op.a.shape[0] : op.a.shape[1];
+  const S* a = op.a.as<S>();
+  const S* b = op.b.as<S>();
+  S* c = op.c.as<S>();
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      S sum = 0;
+      for (int64_t l = 0; l < k; ++l) {
+        sum += (op.trans_a ? a[l * m + i] : a[i * k + l]) *
+               (op.trans_b ? b[j * k + l] : b[l * n + j]);
+      }
+      c[i * n + j] = op.beta == 0 ? sum : c[i * n + j] + sum;
+    }
+  }
+}
+
+}  // namespace rwkv::reference

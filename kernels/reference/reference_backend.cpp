@@ -1,0 +1,107 @@
+// The oracle: one readable loop nest a formula, float64 and float32.
+#include "kernels/backend.h"
+#include "kernels/reference/adamw.h"
+#include "kernels/reference/cross_entropy.h"
+#include "kernels/reference/elementwise.h"
+#include "kernels/reference/embedding.h"
+#include "kernels/reference/layer_norm.h"
+#include "kernels/reference/matmul.h"
+#include "kernels/reference/time_mix.h"
+#include "kernels/reference/token_shift.h"
+#include "kernels/reference/wkv7.h"
+
+namespace rwkv {
+namespace {
+
+// Enters the template by the type of the operand that `type_of` picks.
+template <class Op, auto type_of, Kernel<Op> in_double, Kernel<Op> in_float>
+void by_type(const Stream& stream, const Op& op) {
+  switch (type_of(op)) {
+    case DType::kF64: return in_double(stream, op);
+    case DType::kF32: return in_float(stream, op);
+    default: throw Error("internal: the reference kernels run in f64 and f32 only");
+  }
+}
+
+void cast_any(const Stream& stream, const Cast& op) {
+  const bool from64 = op.from.dtype == DType::kF64, to64 = op.to.dtype == DType::kF64;
+  if (from64 && to64) return reference::cast<double, double>(stream, op);
+  if (from64) return reference::cast<double, float>(stream, op);
+  if (to64) return reference::cast<float, double>(stream, op);
+  reference::cast<float, float>(stream, op);
+}
+
+template <class Op>
+constexpr auto kOfX = [](const Op& op) { return op.x.dtype; };
+template <class Op>
+constexpr auto kOfU = [](const Op& op) { return op.u.dtype; };
+template <class Op>
+constexpr auto kOfKey = [](const Op& op) { return op.key.dtype; };
+template <class Op>
+constexpr auto kOfR = [](const Op& op) { return op.r.dtype; };
+
+Backend make_table() {
+  namespace ref = reference;
+  Backend t{};
+  t.name = "reference";
+  t.isa = "generic";
+  t.f64 = true;
+  t.matmul = by_type<Matmul, [](const Matmul& op) { return op.a.dtype; }, ref::matmul<double>,
+                     ref::matmul<float>>;
+  t.activation_forward = by_type<ActivationForward, kOfX<ActivationForward>,
+                                 ref::activation_forward<double>, ref::activation_forward<float>>;
+  t.activation_backward =
+      by_type<ActivationBackward, kOfX<ActivationBackward>, ref::activation_backward<double>,
+              ref::activation_backward<float>>;
+  t.cast = cast_any;
+  t.sum_squares = by_type<SumSquares, kOfX<SumSquares>, ref::sum_squares<double>,
+                          ref::sum_squares<float>>;
+  t.embedding_forward =
+      by_type<EmbeddingForward, [](const EmbeddingForward& op) { return op.out.dtype; },
+              ref::embedding_forward<double>, ref::embedding_forward<float>>;
+  t.embedding_backward =
+      by_type<EmbeddingBackward, [](const EmbeddingBackward& op) { return op.dout.dtype; },
+              ref::embedding_backward<double>, ref::embedding_backward<float>>;
+  t.layer_norm_forward = by_type<LayerNormForward, kOfX<LayerNormForward>,
+                                 ref::layer_norm_forward<double>, ref::layer_norm_forward<float>>;
+  t.layer_norm_backward =
+      by_type<LayerNormBackward, kOfX<LayerNormBackward>, ref::layer_norm_backward<double>,
+              ref::layer_norm_backward<float>>;
+  t.token_shift_forward =
+      by_type<TokenShiftForward, kOfU<TokenShiftForward>, ref::token_shift_forward<double>,
+              ref::token_shift_forward<float>>;
+  t.token_shift_backward =
+      by_type<TokenShiftBackward, kOfU<TokenShiftBackward>, ref::token_shift_backward<double>,
+              ref::token_shift_backward<float>>;
+  t.time_mix_in_forward =
+      by_type<TimeMixInForward, kOfKey<TimeMixInForward>, ref::time_mix_in_forward<double>,
+              ref::time_mix_in_forward<float>>;
+  t.time_mix_in_backward =
+      by_type<TimeMixInBackward, kOfKey<TimeMixInBackward>, ref::time_mix_in_backward<double>,
+              ref::time_mix_in_backward<float>>;
+  t.wkv7_forward = by_type<Wkv7Forward, kOfR<Wkv7Forward>, ref::wkv7_forward<double>,
+                           ref::wkv7_forward<float>>;
+  t.wkv7_backward = by_type<Wkv7Backward, kOfR<Wkv7Backward>, ref::wkv7_backward<double>,
+                            ref::wkv7_backward<float>>;
+  t.time_mix_out_forward =
+      by_type<TimeMixOutForward, kOfR<TimeMixOutForward>, ref::time_mix_out_forward<double>,
+              ref::time_mix_out_forward<float>>;
+  t.time_mix_out_backward =
+      by_type<TimeMixOutBackward, kOfR<TimeMixOutBackward>, ref::time_mix_out_backward<double>,
+              ref::time_mix_out_backward<float>>;
+  t.cross_entropy =
+      by_type<CrossEntropy, [](const CrossEntropy& op) { return op.logits.dtype; },
+              ref::cross_entropy<double>, ref::cross_entropy<float>>;
+  t.adamw = by_type<AdamW, [](const AdamW& op) { return op.master.dtype; }, ref::adamw<double>,
+                    ref::adamw<float>>;
+  return t;
+}
+
+}  // namespace
+
+const Backend& reference_backend() {
+  static const Backend table = make_table();
+  return table;
+}
+
+}  // namespace rwkv

@@ -1,0 +1,25 @@
+// Every tolerance of the tests, once, with its reason.
+#pragma once
+
+namespace rwkv::tolerance {
+
+// Golden files hold float32: double results agree to its rounding.
+inline constexpr double kGolden = 1e-6;
+// Derivatives by complex step are exact to double rounding; sums over a few hundred terms lose digits.
+inline constexpr double kComplexStep = 1e-10;
+// Central differences in double: the truncation error h^2 and the rounding error eps/h meet there.
+inline constexpr double kCentral = 1e-6;
+// float32 against double, relative to the norm of a tensor: 6e-8 grown by sums and the recurrence.
+inline constexpr double kFloat = 1e-5;
+// bf16 against double with inputs rounded to bf16 first, by norm: 2^-9 a rounding of the output;
+// gradients pass through a few rounded intermediates.
+inline constexpr double kBf16Output = 5e-3, kBf16Gradient = 1e-2;
+// The recurrence's da, db with repeated keys: differences of nearly equal numbers.
+inline constexpr double kBf16RepeatedKeys = 5e-2;
+// Whole model in bf16: logits by norm, gradients by global norm and a tensor.
+inline constexpr double kBf16Logits = 2e-2, kBf16ModelGradient = 3e-2, kBf16TensorGradient = 1e-1;
+// 40 AdamW steps in float32: every loss; every final tensor by norm (the sign-like first updates of
+// AdamW amplify rounding where a gradient is nearly zero).
+inline constexpr double kTrajectoryLoss = 3e-6, kTrajectoryTensor = 1e-3;
+
+}  // namespace rwkv::tolerance
