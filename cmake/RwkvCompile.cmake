@@ -5,6 +5,10 @@ add_library(rwkv_options INTERFACE)
 target_include_directories(rwkv_options INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(rwkv_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion
   -Wno-sign-conversion -Wnon-virtual-dtor -Woverloaded-virtual -Wno-unknown-pragmas)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # GCC 12 sees overlaps in std::string's own concatenation (its bug 105651).
+  target_compile_options(rwkv_options INTERFACE -Wno-restrict)
+endif()
 if(RWKV_WERROR)
   target_compile_options(rwkv_options INTERFACE -Werror)
 endif()

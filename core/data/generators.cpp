@@ -1,0 +1,214 @@
+#include "core/data/generators.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <iterator>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "core/base/error.h"
+#include "core/base/rng.h"
+#include "core/data/sample_writer.h"
+
+namespace rwkv {
+namespace {
+
+constexpr int32_t kReverse = 0, kWhere = 1;  // indices into skills()
+
+// Every name and every town starts with a letter of its own, and none with 'W' of "Where": the
+// first byte tells which was chosen.
+constexpr std::array<std::string_view, 6> kNames = {"Ann", "Ben", "Dan", "Eve", "Gus", "Sam"};
+constexpr std::array<std::string_view, 8> kTowns = {"Cork", "Kyiv", "Lima", "Nice",
+                                                    "Oslo", "Pisa", "Rome", "York"};
+
+constexpr int kMinDigits = 3, kMaxDigits = 6;
+
+// The share of palindromes: half of the digits, rounded down, must repeat the other half.
+constexpr double kReverseChance = (0.1 + 0.01 + 0.01 + 0.001) / 4;
+constexpr double kWhereChance = 0.25;
+
+void tell_reversal(SampleWriter& out) {
+  std::array<char, kMaxDigits> digits{};
+  int count = 0;
+  do {
+    const int digit = count == 0 ? 1 + out.choose(9) : out.choose(10);
+    digits[static_cast<size_t>(count++)] = static_cast<char>('0' + digit);
+    out.say({&digits[static_cast<size_t>(count - 1)], 1});
+    // Going on with k of k + 1 lengths still open makes all lengths equally likely.
+  } while (count < kMinDigits || out.decide(kMaxDigits - count, kMaxDigits - count + 1));
+  out.say(" reversed is ");
+  std::reverse(digits.begin(), digits.begin() + count);
+  out.answer({digits.data(), static_cast<size_t>(count)}, kReverse);
+  out.say(".\n");
+}
+
+// Takes one of the entries that are free, each equally likely, and marks it as taken.
+template <size_t kSize>
+size_t take_free(SampleWriter& out, std::array<bool, kSize>& taken) {
+  auto left = out.choose(static_cast<int>(std::ranges::count(taken, false)));
+  size_t i = 0;
+  while (taken[i] || left-- > 0) ++i;
+  taken[i] = true;
+  return i;
+}
+
+// Three people in three towns. Towns stay distinct, so an answer points at one statement alone.
+class Story {
+ public:
+  explicit Story(SampleWriter& out) : out_(out) {}
+
+  void tell() {
+    for (Person& person : people_) introduce(person);
+    move_and_ask();
+    out_.say(" ");
+    move_and_ask();
+    out_.say("\n");
+  }
+
+ private:
+  struct Person {
+    size_t name = 0, town = 0;
+  };
+
+  void introduce(Person& person) {
+    person.name = take_free(out_, named_);
+    out_.say(kNames[person.name]);
+    out_.say(" is in ");
+    person.town = take_free(out_, occupied_);
+    out_.say(kTowns[person.town]);
+    out_.say(". ");
+  }
+
+  void move_and_ask() {
+    size_t mover = move();
+    if (out_.decide(1, 4)) mover = move();
+    ask(mover);
+  }
+
+  // Returns who moved.
+  size_t move() {
+    const auto mover = static_cast<size_t>(out_.choose(static_cast<int>(people_.size())));
+    Person& person = people_[mover];
+    out_.say(kNames[person.name]);
+    out_.say(" went to ");
+    const size_t from = person.town;
+    person.town = take_free(out_, occupied_);
+    occupied_[from] = false;
+    out_.say(kTowns[person.town]);
+    out_.say(". ");
+    return mover;
+  }
+
+  // Asking for the last mover in one of four, less than their share of a third, keeps every guess
+  // "the town mentioned n-th from last" at one in four or below.
+  void ask(size_t last_mover) {
+    out_.say("Where is ");
+    size_t asked = last_mover;
+    if (!out_.decide(1, 4)) {
+      asked = (last_mover + 1 + static_cast<size_t>(out_.choose(2))) % people_.size();
+    }
+    out_.say(kNames[people_[asked].name]);
+    out_.say("? In ");
+    out_.answer(kTowns[people_[asked].town], kWhere);
+    out_.say(".");
+  }
+
+  SampleWriter& out_;
+  std::array<Person, 3> people_;
+  std::array<bool, kNames.size()> named_{};
+  std::array<bool, kTowns.size()> occupied_{};
+};
+
+void fill_reverse(SampleWriter& out) {
+  while (!out.full()) tell_reversal(out);
+}
+
+// A story is followed by one or two reversals, and they by a story: neither kind can fill a sample.
+// A digit or a capital letter, the first byte of a line, tells what was decided.
+void fill_skills(SampleWriter& out) {
+  bool story = out.decide(1, 2);
+  int reversals = 0;
+  while (!out.full()) {
+    if (story) {
+      Story(out).tell();
+      reversals = 0;
+      story = false;
+    } else {
+      tell_reversal(out);
+      story = ++reversals == 2 || out.decide(1, 2);
+    }
+  }
+}
+
+struct Generator {
+  std::string_view name, title, prompt;
+  void (*fill)(SampleWriter&);
+  std::vector<std::string> skills;
+  std::vector<double> chance;
+};
+
+const Generator* find_generator(std::string_view name) {
+  static const std::array<Generator, 2> kGenerators = {{
+      {"skills",
+       "skills mix",
+       "Ann is in Rome. Ben is in Oslo. Sam is in Lima. Ann went to Cork. Where is Ben? In",
+       fill_skills,
+       {"reverse", "where"},
+       {kReverseChance, kWhereChance}},
+      {"reverse",
+       "digit reversal",
+       "40917 reversed is",
+       fill_reverse,
+       {"reverse"},
+       {kReverseChance}},
+  }};
+  const auto found = std::ranges::find(kGenerators, name, &Generator::name);
+  return found == kGenerators.end() ? nullptr : &*found;
+}
+
+class GeneratedSource final : public SampleSource {
+ public:
+  GeneratedSource(const Generator& generator, uint64_t seed)
+      : generator_(generator), seed_(seed), random_(seed, generator.name) {}
+
+  int64_t size() const override { return std::numeric_limits<int64_t>::max(); }
+  double read(int64_t index, const SampleView& view) const override {
+    require(index >= 0, "a sample's index is not negative");
+    SampleWriter out(random_, index, view);
+    generator_.fill(out);
+    return out.nats();
+  }
+  std::vector<std::string> skills() const override { return generator_.skills; }
+  std::vector<double> chance() const override { return generator_.chance; }
+  std::string describe() const override {
+    return fmt::format("{} (generated, seed {})", generator_.title, seed_);
+  }
+  std::string prompt() const override { return std::string(generator_.prompt); }
+
+ private:
+  const Generator& generator_;
+  uint64_t seed_;
+  Philox random_;
+};
+
+}  // namespace
+
+bool is_generator(std::string_view name) { return find_generator(name) != nullptr; }
+
+std::unique_ptr<SampleSource> make_generator(std::string_view name, uint64_t seed, int64_t vocab) {
+  const Generator* generator = find_generator(name);
+  require(generator != nullptr, "no generator of that name");
+  constexpr int64_t kByteTokens = 257;
+  if (vocab < kByteTokens) {
+    throw InputError(
+        fmt::format("model.vocab: data.source {} needs at least {} (bytes and the end "
+                    "token), got {}",
+                    name, kByteTokens, vocab));
+  }
+  return std::make_unique<GeneratedSource>(*generator, seed);
+}
+
+}  // namespace rwkv

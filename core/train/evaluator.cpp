@@ -1,0 +1,45 @@
+#include "core/train/evaluator.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "core/plan/mesh_shape.h"
+
+namespace rwkv {
+
+Evaluator::Evaluator(const Model& model, const SampleSource& source, int64_t micro_batch,
+                     int64_t context)
+    : model_(model),
+      source_(source),
+      micro_batch_(micro_batch),
+      loader_(source, micro_batch, context) {}
+
+Totals Evaluator::run(const Pass& pass, const ParamStore& store, Workspace& ws, int64_t count,
+                      Communicator& comm, Tensor logits, const Visit& visit) {
+  Totals totals(source_.skills().size());
+  const Share share = share_of(count, comm.size(), comm.rank());
+  for (int64_t first = share.begin; first < share.end; first += micro_batch_) {
+    const int64_t rows = std::min(micro_batch_, share.end - first);
+    for (int64_t i = 0; i < rows; ++i) totals.nats += loader_.read(i, first + i);
+    loader_.blank(rows);
+    const Batch batch = loader_.batch(0, micro_batch_);
+    model_.reset(ws);
+    model_.forward(pass, store, ws, batch.tokens);
+    model_.loss(pass, store, ws, batch, logits);
+    totals.add(ws.loss, batch.weight);
+    if (!totals.asked.empty()) loader_.grade(0, rows, ws.best, totals.asked, totals.answered);
+    if (visit) visit(first, rows);
+  }
+  totals.reduce(comm);
+  return totals;
+}
+
+int64_t eval_samples(const Recipe& recipe, const SampleSource& source) {
+  const bool endless = source.size() == std::numeric_limits<int64_t>::max();
+  if (recipe.eval.batches > 0) {
+    return std::min(source.size(), recipe.eval.batches * std::max<int64_t>(1, recipe.train.batch));
+  }
+  return endless ? kGeneratorEvalSamples : source.size();
+}
+
+}  // namespace rwkv

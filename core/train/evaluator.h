@@ -1,0 +1,38 @@
+// Loss and skills over held-out samples.
+#pragma once
+
+#include <functional>
+
+#include "core/train/batch_loader.h"
+#include "core/train/totals.h"
+
+namespace rwkv {
+
+// Samples that a generator's evaluation takes when the recipe names no number: 2,000 questions of
+// each skill and more at context 256.
+inline constexpr int64_t kGeneratorEvalSamples = 512;
+
+class Evaluator {
+ public:
+  // A pass takes `micro_batch` samples. The workspace may be a training one.
+  Evaluator(const Model&, const SampleSource&, int64_t micro_batch, int64_t context);
+
+  // Samples [0, count), shared out over the ranks in order; every rank gets the totals. Collective.
+  // `visit` (may be empty) sees each micro-batch: first sample, number of samples, the workspace.
+  // logits: (micro_batch, T, V) acc to be filled, or empty.
+  using Visit = std::function<void(int64_t first, int64_t count)>;
+  Totals run(const Pass&, const ParamStore&, Workspace&, int64_t count, Communicator&,
+             Tensor logits = {}, const Visit& visit = {});
+
+ private:
+  const Model& model_;
+  const SampleSource& source_;
+  int64_t micro_batch_;
+  BatchLoader loader_;
+};
+
+// How many samples an evaluation takes: eval.batches of train.batch, or all; generators, which have
+// no end, kGeneratorEvalSamples.
+int64_t eval_samples(const Recipe&, const SampleSource&);
+
+}  // namespace rwkv

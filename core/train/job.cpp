@@ -1,0 +1,45 @@
+#include "core/train/job.h"
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace rwkv {
+
+int available_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+Machine choose_machine(const Recipe& recipe, int local_ranks) {
+  Machine machine;
+  machine.precision_name = recipe.precision;
+  if (recipe.precision == "fp64") {
+    machine.ops = &reference_backend();
+    machine.precision = {DType::kF64, DType::kF64};
+  } else {
+    machine.ops = &cpu_backend();
+    machine.precision = {DType::kF32, DType::kF32};
+    if (recipe.precision == "bf16" && machine.ops->bf16) {
+      machine.precision.compute = DType::kBF16;
+    } else if (recipe.precision != "fp32") {
+      machine.note = fmt::format("precision {}: this CPU has no {} arithmetic, computing in fp32",
+                                 recipe.precision, recipe.precision);
+      machine.precision_name = "fp32";
+    }
+  }
+  const auto online = static_cast<int>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
+  const int fair = std::max(1, online / std::max(1, local_ranks));
+  machine.threads = recipe.parallel.threads > 0 ? static_cast<int>(recipe.parallel.threads)
+                                                : std::min(available_cores(), fair);
+  if (recipe.precision == "fp64") machine.threads = 1;  // the reference kernels run on one thread
+  machine.numerics =
+      fmt::format("{} {} {} fast", machine.ops->name, machine.ops->isa, machine.precision_name);
+  return machine;
+}
+
+}  // namespace rwkv

@@ -1,0 +1,31 @@
+// What a recipe becomes on this machine: backend, types, threads, mesh.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/config/recipe.h"
+#include "core/model/block.h"
+#include "core/plan/mesh_shape.h"
+#include "parallel/communicator.h"
+
+namespace rwkv {
+
+// Backend and types for a precision. `note`: one line when the machine cannot do what was asked
+// for.
+struct Machine {
+  const Backend* ops = nullptr;
+  Precision precision;
+  std::string precision_name;  // what is really computed: "bf16", "fp32", "fp64"
+  int threads = 1;
+  std::string note;
+  std::string numerics;  // id of everything that the bits of a result depend on
+};
+// local_ranks: ranks on this host, which share its cores.
+Machine choose_machine(const Recipe&, int local_ranks);
+
+// Cores that this process may use.
+int available_cores();
+
+}  // namespace rwkv

@@ -1,0 +1,41 @@
+#include "core/train/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace rwkv {
+
+double Optimizer::norm(const Pass& pass, double scale) const {
+  double total = 0;
+  for (size_t i = 0; i < store_.size(); ++i) {
+    double squares = 0;
+    pass.ops.sum_squares(pass.stream, {store_.grad(i), view_of(&squares, {1})});
+    total += squares;
+  }
+  return std::sqrt(total) * scale;
+}
+
+void Optimizer::step(const Pass& pass, double lr, int64_t update, double norm, double scale) {
+  const double clip = config_.clip > 0 ? std::min(1.0, config_.clip / (norm + 1e-6)) : 1.0;
+  const auto t = static_cast<double>(update);
+  for (size_t i = 0; i < store_.size(); ++i) {
+    const ParamSpec& spec = store_.specs()[i];
+    const auto flat = [](Tensor x) { return x.reshaped({x.elements()}); };
+    const Tensor copy = store_.compute_copy(i);
+    pass.ops.adamw(pass.stream, {.master = flat(store_.master(i)),
+                                 .m = flat(store_.moment1(i)),
+                                 .v = flat(store_.moment2(i)),
+                                 .grad = flat(store_.grad(i)),
+                                 .compute = copy.empty() ? Tensor{} : flat(copy),
+                                 .grad_scale = scale * clip,
+                                 .lr = lr * spec.lr_scale,
+                                 .decay = spec.decay ? config_.weight_decay : 0,
+                                 .beta1 = config_.beta1,
+                                 .beta2 = config_.beta2,
+                                 .eps = config_.eps,
+                                 .correction1 = 1 - std::pow(config_.beta1, t),
+                                 .correction2 = 1 - std::pow(config_.beta2, t)});
+  }
+}
+
+}  // namespace rwkv

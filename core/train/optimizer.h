@@ -1,0 +1,24 @@
+// Clipping and AdamW over all parameters of a store.
+#pragma once
+
+#include "core/config/recipe.h"
+#include "core/model/param_store.h"
+
+namespace rwkv {
+
+class Optimizer {
+ public:
+  Optimizer(const OptimizerConfig& config, ParamStore& store) : config_(config), store_(store) {}
+
+  // Norm of all gradients times `scale`: the mean's, when gradients are sums over tokens.
+  double norm(const Pass&, double scale) const;
+  // One update with learning rate lr. `update` counts from 1. Gradients are multiplied by `scale`
+  // and by min(1, clip / (norm + 1e-6)).
+  void step(const Pass&, double lr, int64_t update, double norm, double scale);
+
+ private:
+  OptimizerConfig config_;
+  ParamStore& store_;
+};
+
+}  // namespace rwkv

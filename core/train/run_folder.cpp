@@ -1,0 +1,95 @@
+#include "core/train/run_folder.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <functional>
+#include <vector>
+
+#include "core/config/load.h"
+#include "core/io/checkpoint.h"
+#include "core/plan/param_table.h"
+
+namespace rwkv {
+namespace fs = std::filesystem;
+namespace {
+
+std::string made(const std::string& path) {
+  make_directories(path);
+  return path;
+}
+
+}  // namespace
+
+RunFolder::RunFolder(const std::string& path)
+    : path_(made(path)), lock_(path + "/lock", "run folder " + path) {}
+
+void RunFolder::write_config(const Recipe& recipe) const {
+  replace_file(path_ + "/config.yaml", to_yaml(recipe));
+}
+
+std::string changed_key(const Recipe& before, const Recipe& now) {
+  const ModelConfig a = resolve_model(before.model, 0), b = resolve_model(now.model, 0);
+  const std::vector<std::pair<std::string, bool>> same = {
+      {"run.seed", before.run.seed == now.run.seed},
+      {"model.layers", a.layers == b.layers},
+      {"model.width", a.width == b.width},
+      {"model.head_size", a.head_size == b.head_size},
+      {"model.ffn_width", a.ffn_width == b.ffn_width},
+      {"model.vocab", a.vocab == b.vocab},
+      {"model.lora_rank", a.lora_rank == b.lora_rank},
+      {"data.source", before.data.source == now.data.source},
+      {"data.path", before.data.path == now.data.path},
+      {"data.tokenizer", before.data.tokenizer == now.data.tokenizer},
+      {"data.sampler", before.data.sampler == now.data.sampler},
+      {"data.validation", before.data.validation == now.data.validation},
+      {"train.context", before.train.context == now.train.context},
+      {"train.batch", before.train.batch == now.train.batch},
+      {"loss.l2wrap", before.loss.l2wrap == now.loss.l2wrap},
+      {"optimizer.lr", before.optimizer.lr == now.optimizer.lr},
+      {"optimizer.lr_final", before.optimizer.lr_final == now.optimizer.lr_final},
+      {"optimizer.schedule", before.optimizer.schedule == now.optimizer.schedule},
+      {"optimizer.warmup", before.optimizer.warmup == now.optimizer.warmup},
+      {"optimizer.betas", before.optimizer.beta1 == now.optimizer.beta1 &&
+                              before.optimizer.beta2 == now.optimizer.beta2},
+      {"optimizer.eps", before.optimizer.eps == now.optimizer.eps},
+      {"optimizer.weight_decay", before.optimizer.weight_decay == now.optimizer.weight_decay},
+      {"optimizer.clip", before.optimizer.clip == now.optimizer.clip},
+      {"precision", before.precision == now.precision},
+  };
+  for (const auto& [key, equal] : same) {
+    if (!equal) return key;
+  }
+  return "";
+}
+
+ResumePoint find_resume_point(const Recipe& recipe) {
+  ResumePoint point;
+  const std::string& how = recipe.run.resume;
+  if (how == "never") return point;
+  if (how == "auto") {
+    point.checkpoint = latest_checkpoint(recipe.run.dir);
+    if (point.checkpoint.empty()) return point;
+  } else {
+    point.checkpoint = is_checkpoint(how) ? how : latest_checkpoint(how);
+    if (point.checkpoint.empty()) {
+      throw InputError("run.resume: no checkpoint in '" + how +
+                       "' (a run folder or a checkpoints/step-N is wanted)");
+    }
+  }
+  const CheckpointInfo info = read_checkpoint_info(point.checkpoint);
+  const Recipe before = parse_recipe(info.recipe, point.checkpoint + "/config.yaml", {});
+  const std::string key = changed_key(before, recipe);
+  if (!key.empty()) {
+    throw InputError(fmt::format(
+        "{} differs from the one that {} was trained with: restore it, or start another run "
+        "(run.dir=..., or run.resume=never run.init_from={})",
+        key, point.checkpoint, point.checkpoint));
+  }
+  point.step = info.step;
+  point.tokens = info.tokens;
+  point.finished = info.step >= recipe.train.steps;
+  return point;
+}
+
+}  // namespace rwkv

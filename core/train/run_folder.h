@@ -1,0 +1,43 @@
+// The folder of a run: lock, config.yaml, metrics.jsonl, checkpoints/, report.html.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/base/posix_file.h"
+#include "core/config/recipe.h"
+
+namespace rwkv {
+
+class RunFolder {
+ public:
+  // Makes the folder and locks it. Rank 0 only. InputError when another job holds it.
+  explicit RunFolder(const std::string& path);
+
+  const std::string& path() const { return path_; }
+  std::string metrics() const { return path_ + "/metrics.jsonl"; }
+  std::string checkpoints() const { return path_ + "/checkpoints"; }
+  void write_config(const Recipe&) const;
+
+ private:
+  std::string path_;
+  FileLock lock_;
+};
+
+// Where a run goes on. `checkpoint` is empty for a fresh start.
+struct ResumePoint {
+  std::string checkpoint;  // a step-N folder
+  int64_t step = 0;        // updates done
+  int64_t tokens = 0;
+  bool finished = false;   // nothing is left to do
+};
+
+// By run.resume: never; auto (the newest checkpoint of run.dir); PATH of a run folder or a step-N.
+// Reads only. InputError when model, data, seed, batch or optimizer differ from the checkpoint's,
+// naming the first key that does.
+ResumePoint find_resume_point(const Recipe&);
+
+// The first key of `now` that must be as in `before` and is not; empty: all match.
+std::string changed_key(const Recipe& before, const Recipe& now);
+
+}  // namespace rwkv

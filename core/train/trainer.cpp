@@ -1,0 +1,138 @@
+#include "core/train/trainer.h"
+
+#include <chrono>
+
+#include "core/data/tokenizer.h"
+#include "core/io/weight_file.h"
+#include "core/plan/param_table.h"
+#include "core/plan/schedule.h"
+
+namespace rwkv {
+
+ModelConfig complete_model(const Recipe& recipe) {
+  ModelConfig model = recipe.model;
+  if (!recipe.run.init_from.empty()) model = WeightFile(recipe.run.init_from).model(model);
+  return resolve_model(model, make_tokenizer(recipe.data.tokenizer)->vocab());
+}
+
+Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ranks)
+    : recipe_(recipe),
+      machine_(machine),
+      ranks_(ranks),
+      pass_{{machine.threads}, *machine.ops},
+      share_(share_of(recipe.train.batch, ranks.size(), ranks.rank())),
+      micro_batch_(plan_micro_batch(recipe, share_.count())),
+      plan_(plan_step(share_.count(), micro_batch_)),
+      totals_(0) {
+  model_ = std::make_unique<Model>(complete_model(recipe));
+  source_ = make_train_source(recipe, model_->config().vocab);
+  validation_ = make_validation_source(recipe, model_->config().vocab);
+  sampler_ = make_sampler(recipe, *source_);
+  store_ = std::make_unique<ParamStore>(model_->params(), machine.precision, true);
+  workspace_ = std::make_unique<Workspace>(
+      *model_, ModelPlan{machine.precision, micro_batch_, recipe.train.context, machine.threads,
+                         true, recipe.train.recompute == "block"});
+  const int64_t passes = (share_.count() + micro_batch_ - 1) / micro_batch_;
+  loader_ = std::make_unique<BatchLoader>(*source_, passes * micro_batch_, recipe.train.context);
+  optimizer_ = std::make_unique<Optimizer>(recipe.optimizer, *store_);
+  sync_ = make_grad_sync("fast", ranks);
+  if (validation_ != nullptr) {
+    evaluator_ = std::make_unique<Evaluator>(*model_, *validation_, micro_batch_,
+                                             recipe.train.context);
+  }
+  samples_.resize(static_cast<size_t>(share_.count()));
+  totals_ = Totals(source_->skills().size());
+  if (recipe.run.init_from.empty()) {
+    for (size_t i = 0; i < store_->size(); ++i) {
+      initialize(store_->specs()[i], recipe.run.seed, store_->master(i));
+    }
+  } else {
+    WeightFile(recipe.run.init_from).load(*store_);
+  }
+  weights_changed();
+}
+
+void Trainer::weights_changed() { store_->refresh(pass_.ops, pass_.stream); }
+
+void Trainer::load_batch(int64_t step) {
+  for (int64_t i = 0; i < share_.count(); ++i) {
+    samples_[static_cast<size_t>(i)] = sampler_->sample(step, share_.begin + i);
+  }
+  totals_.loss = totals_.weight = 0;
+  totals_.nats = loader_->load(samples_);
+  totals_.stop = stop_flag_ != nullptr && *stop_flag_ != 0 ? 1 : 0;
+  std::fill(totals_.asked.begin(), totals_.asked.end(), 0.0);
+  std::fill(totals_.answered.begin(), totals_.answered.end(), 0.0);
+}
+
+// The interpreter of a step's plan.
+bool Trainer::train_step(int64_t step, StepRow& row) {
+  const auto start = std::chrono::steady_clock::now();
+  load_batch(step);
+  store_->zero_gradients();
+  for (const Action& action : plan_) {
+    switch (action.phase) {
+      case Phase::kForwardBackward: forward_backward(action); break;
+      case Phase::kReduce: reduce(); break;
+      case Phase::kUpdate: update(step, row); break;
+    }
+  }
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  row.step = step + 1;
+  row.tokens = (step + 1) * tokens_a_step();
+  row.loss = totals_.mean_loss();
+  row.seconds = seconds.count();
+  row.tokens_per_s = static_cast<double>(tokens_a_step()) / row.seconds;
+  row.floor.reset();
+  if (std::isfinite(totals_.nats)) row.floor = totals_.floor();
+  row.skills.clear();
+  const std::vector<std::string> names = source_->skills();
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (totals_.asked[i] > 0) {
+      row.skills.emplace_back(names[i], totals_.answered[i] / totals_.asked[i]);
+    }
+  }
+  return totals_.stop > 0;
+}
+
+void Trainer::forward_backward(const Action& action) {
+  const Batch batch = loader_->batch(action.first, micro_batch_);
+  model_->reset(*workspace_);
+  model_->forward_backward(pass_, *store_, *workspace_, batch, recipe_.loss.l2wrap);
+  totals_.add(workspace_->loss, batch.weight);
+  if (!totals_.asked.empty()) {
+    loader_->grade(action.first, action.count, workspace_->best, totals_.asked, totals_.answered);
+  }
+}
+
+void Trainer::reduce() {
+  totals_.reduce(ranks_);
+  sync_->reduce(store_->all_gradients(), pass_.stream);
+}
+
+// Gradients are sums over tokens until here; the mean over the job's tokens is part of the scale.
+void Trainer::update(int64_t step, StepRow& row) {
+  const double scale = 1.0 / totals_.weight;
+  row.lr = learning_rate(recipe_.optimizer, step, recipe_.train.steps);
+  row.grad_norm = optimizer_->norm(pass_, scale);
+  if (!std::isfinite(row.grad_norm) || !std::isfinite(totals_.loss)) {
+    throw Error("step " + std::to_string(step + 1) + ": loss " +
+                std::to_string(totals_.mean_loss()) + ", gradient norm " +
+                std::to_string(row.grad_norm) +
+                ": not finite; nothing was updated (lower optimizer.lr, or look at the data)");
+  }
+  optimizer_->step(pass_, row.lr, step + 1, row.grad_norm, scale);
+}
+
+std::optional<Totals> Trainer::evaluate() {
+  if (evaluator_ == nullptr) return std::nullopt;
+  return evaluator_->run(pass_, *store_, *workspace_, eval_samples(recipe_, *validation_), ranks_);
+}
+
+std::vector<Arena::Entry> Trainer::memory() const {
+  std::vector<Arena::Entry> entries = store_->plan();
+  add_entries(entries, workspace_->entries());
+  return entries;
+}
+
+}  // namespace rwkv

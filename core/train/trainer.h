@@ -1,0 +1,82 @@
+// Training: recipe -> plans -> batch -> embedding -> blocks -> head and loss -> blocks in reverse ->
+// gradient reduction -> optimizer -> metrics, checkpoint.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/data/source.h"
+#include "core/model/model.h"
+#include "core/plan/mesh_shape.h"
+#include "core/plan/step_plan.h"
+#include "core/train/batch_loader.h"
+#include "core/train/evaluator.h"
+#include "core/train/job.h"
+#include "core/train/metrics.h"
+#include "core/train/optimizer.h"
+#include "core/train/totals.h"
+#include "parallel/grad_sync.h"
+
+namespace rwkv {
+
+// Everything a step needs, built once; no allocation of ours happens in train_step() after that.
+class Trainer {
+ public:
+  // `ranks` holds the mesh's ranks (no parked one). Opens the data, plans memory, sets initial
+  // weights (or those of run.init_from). Not collective; may throw on one rank alone.
+  Trainer(const Recipe&, const Machine&, Communicator& ranks);
+
+  // One update; `step` is 0-based. Fills `row`. Collective. Returns true when a rank was asked to stop.
+  bool train_step(int64_t step, StepRow& row);
+  // Held-out loss; nullopt when there is no validation data. Collective.
+  std::optional<Totals> evaluate();
+
+  const Recipe& recipe() const { return recipe_; }
+  const Model& model() const { return *model_; }
+  ParamStore& store() { return *store_; }
+  const Pass& pass() const { return pass_; }
+  Precision precision() const { return machine_.precision; }
+  const SampleSource& source() const { return *source_; }
+  bool has_validation() const { return validation_ != nullptr; }
+  int64_t micro_batch() const { return micro_batch_; }
+  int64_t tokens_a_step() const { return recipe_.train.batch * recipe_.train.context; }
+  // After weights were changed from outside (a checkpoint was loaded).
+  void weights_changed();
+  // What the planned memory of this rank holds.
+  std::vector<Arena::Entry> memory() const;
+  // Read once a step; when set on any rank, train_step() returns true on all.
+  void set_stop_flag(const volatile int* flag) { stop_flag_ = flag; }
+
+ private:
+  void forward_backward(const Action&);
+  void reduce();
+  void update(int64_t step, StepRow& row);
+  void load_batch(int64_t step);
+
+  Recipe recipe_;
+  Machine machine_;
+  Communicator& ranks_;
+  std::unique_ptr<SampleSource> source_, validation_;
+  std::unique_ptr<Sampler> sampler_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<ParamStore> store_;
+  Pass pass_;
+  Share share_;
+  int64_t micro_batch_;
+  std::vector<Action> plan_;
+  std::vector<int64_t> samples_;
+  std::unique_ptr<Workspace> workspace_;
+  std::unique_ptr<BatchLoader> loader_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<GradSync> sync_;
+  std::unique_ptr<Evaluator> evaluator_;
+  Totals totals_;
+  const volatile int* stop_flag_ = nullptr;
+};
+
+// The recipe's model with every open field filled: from run.init_from's shapes, then by formula.
+ModelConfig complete_model(const Recipe&);
+
+}  // namespace rwkv

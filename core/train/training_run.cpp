@@ -1,0 +1,241 @@
+#include "core/train/training_run.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "core/config/load.h"
+#include "core/data/tokenizer.h"
+#include "core/io/checkpoint.h"
+#include "core/plan/param_table.h"
+#include "core/train/console.h"
+#include "core/train/report.h"
+#include "core/train/text_generator.h"
+#include "parallel/agree.h"
+
+namespace rwkv {
+namespace {
+
+constexpr int64_t kSampleTokens = 200;
+constexpr double kSampleTemperature = 0.5;
+
+class Run {
+ public:
+  Run(Trainer& trainer, const Machine& machine, Communicator& ranks, const RunSetup& setup)
+      : trainer_(trainer), machine_(machine), ranks_(ranks), setup_(setup) {}
+
+  ExitCode go();
+
+ private:
+  const Recipe& recipe() const { return trainer_.recipe(); }
+  bool speaks() const { return setup_.folder != nullptr; }
+  void say(const std::string& text) const;
+  std::string header() const;
+  std::string model_line() const;
+  void begin();
+  void after_step(StepRow& row);
+  void log(const StepRow& row);
+  void evaluate_into(StepRow& row);
+  void save(const StepRow& row);
+  void finish(const StepRow& last);
+  std::string held_out_line() const;
+
+  Trainer& trainer_;
+  const Machine& machine_;
+  Communicator& ranks_;
+  const RunSetup& setup_;
+  LogTable table_;
+  std::unique_ptr<MetricsWriter> metrics_;
+  std::vector<StepRow> rows_;
+  std::optional<Totals> held_out_;
+  double seconds_ = 0;  // spent in steps since this process started
+  int64_t done_ = 0;    // steps since this process started
+};
+
+void Run::say(const std::string& text) const {
+  if (!speaks()) return;
+  std::fputs(text.c_str(), setup_.out);
+  std::fflush(setup_.out);
+}
+
+std::string Run::model_line() const {
+  const ModelConfig& m = trainer_.model().config();
+  return fmt::format("RWKV-7 L{} D{} H{}x{}, vocab {} · {} parameters · {}", m.layers, m.width,
+                     m.width / m.head_size, m.head_size, m.vocab,
+                     human_count(static_cast<double>(count_elements(trainer_.model().params()))),
+                     machine_.precision_name);
+}
+
+std::string Run::header() const {
+  nlohmann::ordered_json json;
+  json["run"] = recipe().name;
+  json["machine"] = setup_.host;
+  json["numerics"] = machine_.numerics;
+  json["model"] = model_line();
+  json["data"] = trainer_.source().describe();
+  json["ranks"] = ranks_.size();
+  json["seed"] = recipe().run.seed;
+  return json.dump();
+}
+
+void Run::begin() {
+  if (!speaks()) return;
+  const Recipe& r = recipe();
+  int64_t bytes = 0;
+  std::string parts;
+  for (const Arena::Entry& entry : trainer_.memory()) {
+    bytes += entry.bytes;
+    if (entry.bytes * 20 > bytes) parts += ", " + entry.name + " " + human_bytes(entry.bytes);
+  }
+  const std::string folder = setup_.folder->path();
+  say(banner({.program = setup_.program,
+              .host = setup_.host,
+              .model = model_line(),
+              .data = fmt::format("{} · {} tokens/step x {} steps = {} tokens",
+                                  trainer_.source().describe(), trainer_.tokens_a_step(),
+                                  r.train.steps,
+                                  human_count(static_cast<double>(trainer_.tokens_a_step() *
+                                                                  r.train.steps))),
+              .memory = fmt::format("{} planned a rank ({})", human_bytes(bytes), parts.substr(2)),
+              .run = folder + "/  config.yaml  metrics.jsonl  checkpoints/  report.html"},
+             setup_.colour));
+  if (!machine_.note.empty()) say("note    " + machine_.note + "\n");
+  if (setup_.resume.step > 0) {
+    say(fmt::format("resume  {} · step {}\n", setup_.resume.checkpoint, setup_.resume.step));
+  }
+  setup_.folder->write_config(r);
+  metrics_ = std::make_unique<MetricsWriter>(setup_.folder->metrics(), header(),
+                                             setup_.resume.step);
+  rows_ = read_metrics(setup_.folder->metrics(), nullptr);
+  table_ = {trainer_.source().skills(), trainer_.has_validation(), setup_.colour};
+  say("\n" + log_header(table_));
+}
+
+void Run::evaluate_into(StepRow& row) {
+  held_out_ = trainer_.evaluate();
+  if (!held_out_) return;
+  row.eval_loss = held_out_->mean_loss();
+  if (std::isfinite(held_out_->nats)) row.eval_floor = held_out_->floor();
+}
+
+void Run::log(const StepRow& row) {
+  const bool first = row.step == 1 && recipe().run.init_from.empty();
+  const bool due = recipe().log.every > 0 && row.step % recipe().log.every == 0;
+  if (!first && !due && !row.eval_loss && row.step != recipe().train.steps) return;
+  const double left = static_cast<double>(recipe().train.steps - row.step);
+  say(log_row(table_, row, left * seconds_ / static_cast<double>(done_),
+              first ? first_loss_note(row.loss, trainer_.model().config().vocab) : ""));
+}
+
+void Run::after_step(StepRow& row) {
+  ++done_;
+  seconds_ += row.seconds;
+  const bool last = row.step == recipe().train.steps;
+  const int64_t every = recipe().eval.every;
+  if (last || (every > 0 && row.step % every == 0)) evaluate_into(row);
+  if (!speaks()) return;
+  metrics_->append(row);
+  rows_.push_back(row);
+  log(row);
+}
+
+void Run::save(const StepRow& row) {
+  // The rows must be on the disk before a checkpoint says that their steps are done.
+  on_root(ranks_, [&] { metrics_->flush(); });
+  CheckpointInfo info;
+  info.step = row.step;
+  info.tokens = row.tokens;
+  info.recipe = to_yaml(recipe());
+  info.numerics = machine_.numerics;
+  // Rank 0 names the folder; the others write where it says.
+  const std::string folder =
+      ranks_.broadcast(speaks() ? setup_.folder->checkpoints() : std::string(), 0);
+  save_checkpoint(folder, info, trainer_.store(), recipe().checkpoint.keep, ranks_);
+}
+
+std::string Run::held_out_line() const {
+  if (!held_out_) return "";
+  std::string line = fmt::format("held-out loss {:.4f}", held_out_->mean_loss());
+  if (std::isfinite(held_out_->nats)) {
+    const double floor = held_out_->floor();
+    const double range = std::log(static_cast<double>(trainer_.model().config().vocab)) - floor;
+    line += fmt::format(" · entropy floor {:.4f} · {:.2f}% of (ln V - floor) above it", floor,
+                        100 * (held_out_->mean_loss() - floor) / range);
+  }
+  const std::vector<std::string> names = trainer_.source().skills();
+  const std::vector<double> chance = trainer_.source().chance();
+  for (size_t i = 0; i < names.size(); ++i) {
+    line += fmt::format("\n{} {:.4f} of {:.0f} questions (chance {:.2f})", names[i],
+                        held_out_->answered[i] / held_out_->asked[i], held_out_->asked[i],
+                        chance[i]);
+  }
+  return line;
+}
+
+void Run::finish(const StepRow& last) {
+  if (!speaks()) return;
+  metrics_->close();
+  write_report(setup_.folder->path());
+  Summary end;
+  end.rows = rows_;
+  end.skills = table_.skills;
+  if (held_out_ && std::isfinite(held_out_->nats)) end.floor = held_out_->floor();
+  const auto tokenizer = make_tokenizer(recipe().data.tokenizer);
+  if (tokenizer->vocab() <= trainer_.model().config().vocab) {
+    const std::string prompt = trainer_.source().prompt();
+    end.sample_title = fmt::format("temperature {:g}", kSampleTemperature);
+    end.sample = prompt + generate_text(trainer_.pass(), trainer_.model(), trainer_.store(),
+                                        trainer_.precision(), *tokenizer, prompt,
+                                        {.tokens = kSampleTokens,
+                                         .temperature = kSampleTemperature,
+                                         .seed = recipe().run.seed});
+  }
+  const std::string folder = setup_.folder->path();
+  std::string held_out = held_out_line();
+  while (!held_out.empty()) {
+    const size_t end_of_line = std::min(held_out.find('\n'), held_out.size());
+    end.lines.emplace_back(end.lines.empty() ? "result" : "", held_out.substr(0, end_of_line));
+    held_out.erase(0, end_of_line + 1);
+  }
+  end.lines.emplace_back("saved", fmt::format("{}/checkpoints/step-{}", folder, last.step));
+  end.lines.emplace_back("report", folder + "/report.html");
+  end.lines.emplace_back("next", fmt::format("rwkv-dist generate {} --prompt \"{}\"", folder,
+                                             trainer_.source().prompt()));
+  end.lines.emplace_back("", "rwkv-dist eval " + folder);
+  say("\n" + summary(end, setup_.colour));
+}
+
+ExitCode Run::go() {
+  on_root(ranks_, [&] { begin(); });
+  const Recipe& r = recipe();
+  StepRow row;
+  row.step = setup_.resume.step;
+  for (int64_t step = setup_.resume.step; step < r.train.steps; ++step) {
+    const bool asked = trainer_.train_step(step, row);
+    row.eval_loss.reset();
+    row.eval_floor.reset();
+    after_step(row);
+    const bool last = row.step == r.train.steps;
+    const bool stop = !last && (asked || row.step == r.train.stop_at);
+    const bool due = r.checkpoint.every > 0 && row.step % r.checkpoint.every == 0;
+    if (last || stop || due) save(row);
+    if (stop) {
+      if (speaks()) metrics_->close();
+      say(fmt::format("stopped after step {}; checkpoint written. To go on:\n  {}\n", row.step,
+                      setup_.command));
+      return ExitCode::kStopped;
+    }
+  }
+  on_root(ranks_, [&] { finish(row); });
+  return ExitCode::kDone;
+}
+
+}  // namespace
+
+ExitCode run_training(Trainer& trainer, const Machine& machine, Communicator& ranks,
+                      const RunSetup& setup) {
+  return Run(trainer, machine, ranks, setup).go();
+}
+
+}  // namespace rwkv

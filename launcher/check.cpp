@@ -1,0 +1,114 @@
+// rwkv-dist check RECIPE [key=value ...]: validate and plan, train nothing, create nothing.
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include "core/config/load.h"
+#include "core/data/source.h"
+#include "core/plan/mesh_shape.h"
+#include "core/plan/param_table.h"
+#include "core/train/console.h"
+#include "core/train/trainer.h"
+#include "launcher/command.h"
+#include "parallel/agree.h"
+
+namespace rwkv {
+namespace {
+
+struct CheckArguments {
+  std::string recipe;
+  std::vector<std::string> overrides;
+  bool params = false;
+  int ranks = 0;
+};
+
+std::string memory_text(const Recipe& recipe, const Machine& machine, const Model& model,
+                        const Share& share) {
+  const int64_t micro = plan_micro_batch(recipe, share.count());
+  std::vector<Arena::Entry> entries = plan_param_store(model.params(), machine.precision, true);
+  const Workspace plan(model,
+                       {machine.precision, micro, recipe.train.context, machine.threads, true,
+                        recipe.train.recompute == "block"},
+                       false);
+  add_entries(entries, plan.entries());
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  std::string text;
+  int64_t total = 0;
+  for (const Arena::Entry& entry : entries) {
+    text += fmt::format("  {:<22} {:>12}\n", entry.name, human_bytes(entry.bytes));
+    total += entry.bytes;
+  }
+  text += fmt::format("  {:<22} {:>12}\n", "planned", human_bytes(total));
+  return text + fmt::format("  {:<22} {:>12}  (this process before any plan, measured)\n",
+                            "baseline", human_bytes(usage.ru_maxrss * int64_t{1024}));
+}
+
+std::string plan_text(const Recipe& recipe, const Machine& machine, const Model& model, int ranks) {
+  const MeshShape mesh = plan_mesh(recipe, ranks);
+  const Share share = share_of(recipe.train.batch, mesh.data, mesh.data - 1);
+  const int64_t micro = plan_micro_batch(recipe, share.count());
+  const int64_t tokens = recipe.train.batch * recipe.train.context;
+  const auto parameters = static_cast<double>(count_elements(model.params()));
+  const double flops = flops_per_token(model.config());
+  // A ring all-reduce sends 2 (D - 1) / D of the gradients; the step's totals are 8 numbers and some.
+  const double sent = 2.0 * (mesh.data - 1) / mesh.data * parameters *
+                      static_cast<double>(bytes_of(machine.precision.accumulate));
+  std::string text = fmt::format("recipe   {}: valid\n", recipe.name);
+  text += fmt::format("model    {} parameters, {:.4g} FLOPs a token (forward and backward)\n",
+                      human_count(parameters), flops);
+  text += fmt::format("mesh     {} ranks: data {} x sequence {}, {} parked\n", ranks, mesh.data,
+                      mesh.sequence, mesh.parked);
+  text += fmt::format("step     {} tokens: {} sequences of {}; a rank has up to {} in {} passes of {}\n",
+                      tokens, recipe.train.batch, recipe.train.context, share.count(),
+                      (share.count() + micro - 1) / micro, micro);
+  text += fmt::format("run      {} steps, {} tokens, {:.3g} FLOPs\n", recipe.train.steps,
+                      human_count(static_cast<double>(tokens * recipe.train.steps)),
+                      flops * static_cast<double>(tokens * recipe.train.steps));
+  text += fmt::format("sent     {} a rank and step (gradients)\n",
+                      human_bytes(static_cast<int64_t>(sent)));
+  text += "stash    none: the sequence is not chunked\n";
+  text += fmt::format("passes   1 forward, 1 backward{}\n",
+                      recipe.train.recompute == "block" ? ", 1 more forward (recompute)" : "");
+  text += fmt::format("compute  {} · {} · {} thread{} a rank\n", machine.precision_name,
+                      machine.numerics, machine.threads, machine.threads == 1 ? "" : "s");
+  if (!machine.note.empty()) text += "note     " + machine.note + "\n";
+  return text + "memory   a rank\n" + memory_text(recipe, machine, model, share);
+}
+
+ExitCode check(Context& context, const CheckArguments& arguments) {
+  const int local_ranks = host_place(context.world).size;
+  on_root(context.world, [&] {
+    const Recipe recipe = load_recipe(arguments.recipe, arguments.overrides);
+    const Machine machine = choose_machine(recipe, local_ranks);
+    const Model model(complete_model(recipe));
+    if (arguments.params) {
+      std::fputs(describe(model.params()).c_str(), stdout);
+      return;
+    }
+    // Data that cannot be read is found here, not after an hour in a queue.
+    const auto source = make_train_source(recipe, model.config().vocab);
+    make_validation_source(recipe, model.config().vocab);
+    make_sampler(recipe, *source);
+    const int ranks = arguments.ranks > 0 ? arguments.ranks : context.world.size();
+    std::fputs(plan_text(recipe, machine, model, ranks).c_str(), stdout);
+    std::printf("data     %s\n", source->describe().c_str());
+  });
+  return ExitCode::kDone;
+}
+
+}  // namespace
+
+void add_check(CLI::App& app, CommandAction& chosen) {
+  auto arguments = std::make_shared<CheckArguments>();
+  CLI::App* command = app.add_subcommand("check", "validate a recipe and print its plan");
+  command->add_option("RECIPE", arguments->recipe, "the recipe, a YAML file")->required();
+  command->add_option("KEY=VALUE", arguments->overrides, "keys that replace the recipe's");
+  command->add_flag("--params", arguments->params, "print the parameter table instead");
+  command->add_option("--ranks", arguments->ranks, "plan for this many ranks [those of this job]")
+      ->check(CLI::Range(1, 1 << 20));
+  command->callback([arguments, &chosen] {
+    chosen = [arguments](Context& context) { return check(context, *arguments); };
+  });
+}
+
+}  // namespace rwkv

@@ -1,0 +1,46 @@
+// A sub-command: a function of its parsed arguments and the ranks.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/base/error.h"
+#include "parallel/communicator.h"
+
+namespace rwkv {
+
+// Where a command runs.
+struct Context {
+  Communicator& world;
+  std::vector<std::string> arguments;  // the whole command line, program first
+  const volatile int* stop_flag = nullptr;  // set by SIGINT, SIGTERM, SIGUSR1
+
+  bool root() const { return world.rank() == 0; }
+};
+
+// Runs on every rank. Prints through rank 0 only.
+using CommandAction = std::function<ExitCode(Context&)>;
+
+// Each adds its sub-command to the parser and puts what to do into `chosen` when it was named.
+void add_train(CLI::App&, CommandAction& chosen);
+void add_check(CLI::App&, CommandAction& chosen);
+void add_eval(CLI::App&, CommandAction& chosen);
+void add_generate(CLI::App&, CommandAction& chosen);
+void add_report(CLI::App&, CommandAction& chosen);
+void add_doctor(CLI::App&, CommandAction& chosen);
+// Known and refused: data, import, export, verify, flight.
+void add_not_yet(CLI::App&, CommandAction& chosen);
+
+// Parses a command line ("train" may be left out before a recipe). Throws InputError in one line; a
+// CommandAction that prints help for --help.
+CommandAction parse_command_line(const std::vector<std::string>& arguments);
+
+// "rwkv-dist 0.1.0 (release, CPU build)"
+std::string program_line();
+// "host · 2 ranks x 1 thread · avx512 · ..."
+std::string host_line(Communicator& world, int active_ranks, int threads, std::string_view isa);
+
+}  // namespace rwkv

@@ -1,0 +1,57 @@
+// rwkv-dist generate SOURCE --prompt TEXT | --prompt-file F
+#include "core/base/posix_file.h"
+#include "core/train/text_generator.h"
+#include "launcher/command.h"
+#include "launcher/source.h"
+#include "parallel/agree.h"
+
+namespace rwkv {
+namespace {
+
+struct GenerateArguments {
+  std::string source, prompt, prompt_file;
+  std::vector<std::string> overrides;
+  SamplingOptions sampling;
+  bool no_bos = false;
+};
+
+ExitCode generate(Context& context, const GenerateArguments& arguments) {
+  on_root(context.world, [&] {
+    const LoadedSource loaded = load_source(arguments.source, arguments.overrides, 1);
+    const std::string prompt =
+        arguments.prompt_file.empty() ? arguments.prompt : read_file(arguments.prompt_file);
+    SamplingOptions sampling = arguments.sampling;
+    sampling.begin_with_end_token = !arguments.no_bos;
+    const auto tokenizer = make_tokenizer(loaded.recipe.data.tokenizer);
+    const std::string text =
+        generate_text(loaded.pass(), *loaded.model, *loaded.store, loaded.machine.precision,
+                      *tokenizer, prompt, sampling);
+    std::printf("%s%s\n", prompt.c_str(), text.c_str());
+  });
+  return ExitCode::kDone;
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app, CommandAction& chosen) {
+  auto arguments = std::make_shared<GenerateArguments>();
+  SamplingOptions& sampling = arguments->sampling;
+  CLI::App* command = app.add_subcommand("generate", "continue a prompt");
+  command->add_option("SOURCE", arguments->source, "run folder, checkpoint or .pth")->required();
+  command->add_option("KEY=VALUE", arguments->overrides, "keys that replace the recipe's");
+  auto* text = command->add_option("--prompt", arguments->prompt, "the text to continue");
+  command->add_option("--prompt-file", arguments->prompt_file, "a file with it")->excludes(text);
+  command->add_option("--tokens", sampling.tokens, "tokens to make [256]")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
+  command->add_option("--temperature", sampling.temperature, "0: the most likely token [1]")
+      ->check(CLI::Range(0.0, 100.0));
+  command->add_option("--top-p", sampling.top_p, "keep the likeliest tokens up to this sum [1]")
+      ->check(CLI::Range(0.0, 1.0));
+  command->add_option("--seed", sampling.seed, "the same seed gives the same text [1]");
+  command->add_flag("--no-bos", arguments->no_bos, "do not begin with token 0");
+  command->callback([arguments, &chosen] {
+    chosen = [arguments](Context& context) { return generate(context, *arguments); };
+  });
+}
+
+}  // namespace rwkv

@@ -1,0 +1,71 @@
+// rwkv-dist: the only catch and the only place that decides how the process ends.
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+
+#include "launcher/command.h"
+#include "parallel/agree.h"
+
+namespace {
+
+volatile std::sig_atomic_t* stop_flag() {
+  static volatile std::sig_atomic_t flag = 0;
+  return &flag;
+}
+
+void ask_to_stop(int) { *stop_flag() = 1; }
+
+// The OpenMP runtime reads its environment when it is loaded: before main. So the program sets what
+// it wants (threads that wait must not spin: two processes on the same cores would starve each other)
+// and starts itself again, once.
+void prepare_environment(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr) return;
+  if (setenv("OMP_WAIT_POLICY", "passive", 0) == 0) execv("/proc/self/exe", argv);
+  // Where that fails, threads spin: slower, not wrong.
+}
+
+int end_with(const rwkv::Error& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return static_cast<int>(error.exit_code());
+}
+
+int run(const std::vector<std::string>& arguments, rwkv::CommandAction& action) {
+  const auto world = rwkv::under_launcher() ? rwkv::make_mpi() : rwkv::make_self();
+  rwkv::Context context{*world, arguments, stop_flag()};
+  try {
+    return static_cast<int>(action(context));
+  } catch (const rwkv::AgreedError& error) {
+    // All ranks are here with the same error: one speaks, and all end in good order.
+    if (world->rank() == 0) std::fprintf(stderr, "%s\n", error.what());
+    return static_cast<int>(error.exit_code());
+  } catch (const std::exception& error) {
+    const auto* typed = dynamic_cast<const rwkv::Error*>(&error);
+    const int code = static_cast<int>(typed != nullptr ? typed->exit_code()
+                                                       : rwkv::ExitCode::kFatal);
+    if (world->size() == 1) {
+      std::fprintf(stderr, "%s\n", error.what());
+      return code;
+    }
+    // This rank alone: its peers wait in a collective and must be freed.
+    std::fprintf(stderr, "[rank %d] %s\n", world->rank(), error.what());
+    world->abort(code);
+  }
+  return static_cast<int>(rwkv::ExitCode::kFatal);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  prepare_environment(argv);
+  for (int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, ask_to_stop);
+  const std::vector<std::string> arguments(argv, argv + argc);
+  try {
+    rwkv::CommandAction action = rwkv::parse_command_line(arguments);
+    return run(arguments, action);
+  } catch (const rwkv::Error& error) {
+    return end_with(error);
+  } catch (const std::exception& error) {
+    return end_with(rwkv::Error(error.what()));
+  }
+}

@@ -1,0 +1,32 @@
+#include "launcher/source.h"
+
+#include <filesystem>
+
+#include "core/config/load.h"
+#include "core/data/tokenizer.h"
+#include "core/io/checkpoint.h"
+#include "core/io/weight_file.h"
+#include "core/plan/param_table.h"
+
+namespace rwkv {
+
+LoadedSource load_source(const std::string& source, const std::vector<std::string>& overrides,
+                         int local_ranks) {
+  LoadedSource loaded;
+  const WeightFile weights(source);
+  std::string text;
+  if (!weights.checkpoint().empty()) text = read_checkpoint_info(weights.checkpoint()).recipe;
+  loaded.recipe = parse_recipe(text, source + (text.empty() ? "" : "/config.yaml"), overrides,
+                               RecipeUse::kSource);
+  loaded.machine = choose_machine(loaded.recipe, local_ranks);
+  const int64_t vocab = make_tokenizer(loaded.recipe.data.tokenizer)->vocab();
+  loaded.model = std::make_unique<Model>(
+      resolve_model(weights.model(loaded.recipe.model), vocab));
+  loaded.store = std::make_unique<ParamStore>(loaded.model->params(), loaded.machine.precision,
+                                              false);
+  weights.load(*loaded.store);
+  loaded.store->refresh(*loaded.machine.ops, loaded.pass().stream);
+  return loaded;
+}
+
+}  // namespace rwkv

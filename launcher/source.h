@@ -1,0 +1,28 @@
+// SOURCE of eval and generate: a run folder, a checkpoint, or a .pth.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/model/model.h"
+#include "core/train/job.h"
+
+namespace rwkv {
+
+// A model loaded for use. The recipe is that of the run (overridden by key=value), or, for a .pth,
+// what key=value says; the model's shape is that of the weights.
+struct LoadedSource {
+  Recipe recipe;
+  Machine machine;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<ParamStore> store;
+
+  Pass pass() const { return {{machine.threads}, *machine.ops}; }
+};
+
+// Not collective. InputError when SOURCE or an override is bad.
+LoadedSource load_source(const std::string& source, const std::vector<std::string>& overrides,
+                         int local_ranks);
+
+}  // namespace rwkv

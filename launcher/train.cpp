@@ -1,0 +1,118 @@
+// rwkv-dist [train] RECIPE.yaml [key=value ...]
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <memory>
+
+#include "core/base/posix_file.h"
+#include "core/config/load.h"
+#include "core/io/checkpoint.h"
+#include "core/train/training_run.h"
+#include "launcher/command.h"
+#include "parallel/agree.h"
+
+namespace rwkv {
+namespace {
+
+struct TrainArguments {
+  std::string recipe;
+  std::vector<std::string> overrides;
+};
+
+// Rank 0 reads, all parse the same text.
+Recipe load_everywhere(Communicator& world, const TrainArguments& arguments) {
+  std::string text;
+  on_root(world, [&] { text = read_file(arguments.recipe); });
+  text = world.broadcast(text, 0);
+  Recipe recipe;
+  agree(world, [&] { recipe = parse_recipe(text, arguments.recipe, arguments.overrides); });
+  return recipe;
+}
+
+// How the user would start this again, as far as a process can know.
+std::string command_again(const Context& context) {
+  std::string line = context.world.size() > 1 ? fmt::format("mpirun -n {} ", context.world.size())
+                                              : std::string();
+  for (const std::string& argument : context.arguments) line += argument + " ";
+  line.pop_back();
+  return line;
+}
+
+// On the ranks that work. Collective over `ranks`.
+ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine,
+                  const MeshShape& mesh, Communicator& ranks) {
+  ResumePoint resume;
+  // Every rank reads what the shared folder says; rank 0's word counts.
+  agree(ranks, [&] { resume = find_resume_point(recipe); });
+  resume.checkpoint = ranks.broadcast(resume.checkpoint, 0);
+  resume.step = std::stoll(ranks.broadcast(std::to_string(resume.step), 0));
+  const bool root = ranks.rank() == 0;
+  if (resume.finished) {
+    if (root) {
+      std::printf("%s is finished (%lld steps): nothing to do\n", recipe.run.dir.c_str(),
+                  static_cast<long long>(resume.step));
+    }
+    return ExitCode::kDone;
+  }
+  std::unique_ptr<Trainer> trainer;
+  agree(ranks, [&] {
+    trainer = std::make_unique<Trainer>(recipe, machine, ranks);
+    if (resume.step > 0) {
+      load_checkpoint(resume.checkpoint, trainer->store(), true);
+      trainer->weights_changed();
+    }
+  });
+  std::unique_ptr<RunFolder> folder;
+  on_root(ranks, [&] { folder = std::make_unique<RunFolder>(recipe.run.dir); });
+  trainer->set_stop_flag(context.stop_flag);
+  const RunSetup setup{resume,
+                       folder.get(),
+                       stdout,
+                       isatty(STDOUT_FILENO) == 1,
+                       program_line(),
+                       host_line(context.world, mesh.active(), machine.threads, machine.ops->isa),
+                       command_again(context)};
+  return run_training(*trainer, machine, ranks, setup);
+}
+
+ExitCode train(Context& context, const TrainArguments& arguments) {
+  Communicator& world = context.world;
+  const Recipe recipe = load_everywhere(world, arguments);
+  const Machine machine = choose_machine(recipe, host_place(world).size);
+  MeshShape mesh;
+  agree(world, [&] { mesh = plan_mesh(recipe, world.size()); });
+  if (mesh.parked > 0 && context.root()) {
+    std::printf("%d ranks, %d with work: %d parked (mpirun -n %d avoids this)\n", world.size(),
+                mesh.active(), mesh.parked, mesh.active());
+  }
+  const auto ranks = world.split(world.rank() < mesh.active() ? 0 : -1, world.rank());
+  // Parked ranks wait here for what the others ended with.
+  std::string message;
+  auto code = static_cast<int64_t>(ExitCode::kDone);
+  if (ranks != nullptr) {
+    try {
+      code = static_cast<int64_t>(train_on(context, recipe, machine, mesh, *ranks));
+    } catch (const AgreedError& error) {
+      message = error.what();
+      code = static_cast<int64_t>(error.exit_code());
+    }
+  }
+  message = world.broadcast(message, 0);
+  code = std::stoll(world.broadcast(std::to_string(code), 0));
+  if (!message.empty()) throw AgreedError(message, static_cast<ExitCode>(code));
+  return static_cast<ExitCode>(code);
+}
+
+}  // namespace
+
+void add_train(CLI::App& app, CommandAction& chosen) {
+  auto arguments = std::make_shared<TrainArguments>();
+  CLI::App* command = app.add_subcommand("train", "train a recipe (the word may be left out)");
+  command->add_option("RECIPE", arguments->recipe, "the recipe, a YAML file")->required();
+  command->add_option("KEY=VALUE", arguments->overrides, "keys that replace the recipe's");
+  command->callback([arguments, &chosen] {
+    chosen = [arguments](Context& context) { return train(context, *arguments); };
+  });
+}
+
+}  // namespace rwkv

@@ -1,0 +1,31 @@
+#include "parallel/agree.h"
+
+namespace rwkv {
+
+void agree(Communicator& comm, const std::function<void()>& work) {
+  std::string message;
+  int64_t code = 0;
+  try {
+    work();
+  } catch (const Error& error) {
+    message = error.what();
+    code = static_cast<int64_t>(error.exit_code());
+  } catch (const std::exception& error) {
+    message = error.what();
+    code = static_cast<int64_t>(ExitCode::kFatal);
+  }
+  const int64_t first = comm.min(code != 0 ? comm.rank() : comm.size());
+  if (first == comm.size()) return;
+  const int root = static_cast<int>(first);
+  message = comm.broadcast(message, root);
+  code = std::stoll(comm.broadcast(std::to_string(code), root));
+  throw AgreedError(message, static_cast<ExitCode>(code));
+}
+
+void on_root(Communicator& comm, const std::function<void()>& work) {
+  agree(comm, [&] {
+    if (comm.rank() == 0) work();
+  });
+}
+
+}  // namespace rwkv

@@ -1,0 +1,106 @@
+// Ranks that talk. Calls are collective unless said otherwise: every rank of the communicator must
+// make them, in the same order, with the same sizes and types. Stream-ordered: a call returns a
+// ticket once the operation is under way; the buffers must live and stay untouched until wait().
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "core/base/stream.h"
+#include "core/base/tensor.h"
+
+namespace rwkv {
+
+enum class Reduce : uint8_t { kSum, kMax, kMin };
+
+inline constexpr int kNoRank = -1;
+
+struct HostPlace;
+
+// An operation under way. On a CPU progress is made by polling done(). Destroying a ticket waits
+// for its operation and drops its error, except while an exception is on its way: then the
+// operation is given up, and the communicator is good for abort() alone.
+class Ticket {
+ public:
+  virtual ~Ticket() = default;
+  virtual bool done() = 0;  // never blocks; true also when the operation failed
+  virtual void wait() = 0;  // throws CommError when the operation failed
+};
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual std::string name() const = 0;  // self | local | mpi | nccl
+
+  // inout: f64, f32, i64 or i32, any shape; the same bits on all ranks afterwards. kMax and kMin of
+  // floats that hold a NaN are unspecified.
+  std::unique_ptr<Ticket> all_reduce(Tensor inout, Reduce, Stream&);
+  // whole: size() times the elements of shard; shard r lies at element r * shard.elements().
+  // `shard` is either the calling rank's part of `whole` or does not overlap it.
+  std::unique_ptr<Ticket> all_gather(ConstTensor shard, Tensor whole, Stream&);
+  std::unique_ptr<Ticket> broadcast(Tensor, int root, Stream&);
+  // One matched send and receive: `out` goes to rank `to`, `in` is filled from rank `from`. kNoRank
+  // skips a side. Every rank may name other partners; sizes must match pairwise. Calls meet pair by
+  // pair, in the order of the calls between those two ranks. `out` and `in` do not overlap.
+  std::unique_ptr<Ticket> shift(ConstTensor out, int to, Tensor in, int from, Stream&);
+
+  virtual void barrier() = 0;
+
+  // Ranks that give the same colour form a new communicator, ordered by key, then by rank. A
+  // negative colour gives nullptr.
+  virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
+
+  // Not collective. Ends every rank of the job with `code`; frees peers stuck in a collective.
+  [[noreturn]] virtual void abort(int code) noexcept = 0;
+
+  // Blocking conveniences over the above.
+  double sum(double);
+  int64_t min(int64_t);
+  int64_t max(int64_t);
+  std::string broadcast(std::string text, int root);  // lengths may differ: root's counts
+
+  // Operations begun on this communicator by this rank, barriers and splits included.
+  uint64_t operations() const { return operations_; }
+
+ protected:
+  // Every operation passes here once its arguments are found good, before it starts.
+  void record_operation() { ++operations_; }
+
+ private:
+  virtual std::unique_ptr<Ticket> do_all_reduce(Tensor, Reduce, Stream&) = 0;
+  virtual std::unique_ptr<Ticket> do_all_gather(ConstTensor, Tensor, Stream&) = 0;
+  virtual std::unique_ptr<Ticket> do_broadcast(Tensor, int root, Stream&) = 0;
+  virtual std::unique_ptr<Ticket> do_shift(ConstTensor, int to, Tensor, int from, Stream&) = 0;
+  virtual HostPlace find_host_place();  // here: all ranks are on this host, in order
+  friend HostPlace host_place(Communicator&);
+
+  uint64_t operations_ = 0;
+};
+
+// One rank, no library.
+std::unique_ptr<Communicator> make_self();
+
+// Ranks as threads of this process, `work(comm)` on each; rethrows the first rank's exception after
+// all have ended (a rank that throws frees its peers, whose calls then throw CommError).
+void run_local(int ranks, const std::function<void(Communicator&)>& work);
+
+// MPI_COMM_WORLD. Initialises MPI (thread level multiple) and finalises it when the returned object
+// goes. At most one in a process, made and destroyed on the main thread. Throws CommError where a
+// launcher says N ranks and MPI says 1.
+std::unique_ptr<Communicator> make_mpi();
+
+// Whether this process was started by mpirun, srun or another PMI launcher.
+bool under_launcher();
+
+// Rank and number of ranks on this host.
+struct HostPlace {
+  int rank = 0, size = 1;
+};
+HostPlace host_place(Communicator& world);  // collective
+
+}  // namespace rwkv

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and trains.
+#   scripts/train.sh [-n RANKS] [RECIPE.yaml [key=value ...]]     (default: recipes/base.yaml)
+# Without -n, mpirun starts one rank a core. JOBS=N limits the build. Ends with the program's code.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+ranks=()
+case ${1:-} in
+  -h | --help) sed -n '2,4s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  -n)
+    [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || fail "-n needs a number of ranks, from 1"
+    ranks=(-n "$2")
+    shift 2
+    ;;
+esac
+if (($# == 0)); then
+  set -- "$root/recipes/base.yaml"
+elif [[ $1 == *=* ]]; then
+  set -- "$root/recipes/base.yaml" "$@"
+fi
+
+"$root/scripts/install-deps.sh" ||
+  echo "train.sh: going on; the configuration names what is missing" >&2
+build=$root/build/release
+log=$build/build.log
+mkdir -p "$build"
+echo "building (log: $log)"
+if ! { cmake -S "$root" --preset release &&
+  cmake --build "$build" --parallel "$jobs" --target rwkv-dist; } >"$log" 2>&1; then
+  tail -n 30 "$log" >&2
+  fail "the build failed; the whole log: $log"
+fi
+
+mapfile -t settings < <(mpi_settings)
+command=(mpirun -q "${ranks[@]}" "$build/bin/rwkv-dist" "$@")
+printf '%s' '$'
+printf ' %q' "${settings[@]}" "${command[@]}"
+printf '\n'
+exec env "${settings[@]}" "${command[@]}"

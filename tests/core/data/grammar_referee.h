@@ -1,0 +1,233 @@
+// Reads generated text by the grammar alone, with no knowledge of how it was made: answers, what
+// the towns of a story were, and the probability of every byte.
+#pragma once
+
+#include <cctype>
+#include <cmath>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace rwkv::testing {
+
+struct Answer {
+  std::string skill, text;
+  size_t begin = 0;                            // in the text
+  std::vector<std::string> stated, mentioned;  // towns before it: in statements; in all sentences
+};
+
+struct Choice {
+  std::string what, outcome;
+};
+
+struct Verdict {
+  std::vector<double> nats;  // of each byte, up to the last byte of the last whole line
+  std::vector<Answer> answers;
+  std::vector<Choice> choices;
+  std::string complaint;  // what breaks the grammar; empty when nothing does
+
+  double total() const {
+    double sum = 0;
+    for (const double n : nats) sum += n;
+    return sum;
+  }
+};
+
+class Referee {
+ public:
+  Referee(std::string_view text, bool stories) : text_(text), stories_(stories) {}
+
+  Verdict judge() {
+    int run = -1;  // reversals since the last story; -1: nothing yet
+    while (at_ < text_.size() && verdict_.complaint.empty()) {
+      const size_t begin = at_;
+      cost_.assign(text_.size() - begin, 0.0);
+      begin_ = begin;
+      cut_ = false;
+      line(run);
+      if (cut_) break;  // the text ends inside this line
+      verdict_.nats.insert(verdict_.nats.end(), cost_.begin(),
+                           cost_.begin() + static_cast<std::ptrdiff_t>(at_ - begin));
+    }
+    return verdict_;
+  }
+
+ private:
+  struct Person {
+    std::string name, town;
+  };
+
+  void line(int& run) {
+    const bool story = stories_ && std::isupper(static_cast<unsigned char>(text_[at_]));
+    if (stories_) {
+      if (run == -1 || run == 1) {
+        charge(0.5);
+        note(run == -1 ? "first line" : "line after one reversal", story ? "story" : "reversal");
+      } else if (story != (run == 2)) {
+        complain("a line of the wrong kind");
+      }
+    }
+    if (story) {
+      tell_story();
+      run = 0;
+    } else {
+      tell_reversal();
+      run = run == -1 ? 1 : run + 1;
+    }
+  }
+
+  void tell_reversal() {
+    std::string digits;
+    while (!done() && std::isdigit(static_cast<unsigned char>(text_[at_]))) {
+      const auto count = digits.size();
+      if (count == 0) {
+        charge(1.0 / 9);
+        note("first digit", std::string(1, text_[at_]));
+      } else {
+        // Lengths 3, 4, 5 and 6 have 1/4 each.
+        charge(count < 3 ? 0.1
+                         : static_cast<double>(6 - count) / static_cast<double>(7 - count) / 10);
+        note("digit", std::string(1, text_[at_]));
+      }
+      digits += text_[at_++];
+    }
+    if (done()) return cut();
+    if (digits.size() < 3 || digits.size() > 6) return complain("a number of the wrong length");
+    charge(1.0 / static_cast<double>(7 - digits.size()));
+    note("digits", std::to_string(digits.size()));
+    expect(" reversed is ");
+    answer("reverse", std::string(digits.rbegin(), digits.rend()));
+    expect(".\n");
+  }
+
+  void tell_story() {
+    people_.clear();
+    stated_.clear();
+    mentioned_.clear();
+    for (int i = 0; i < 3 && going(); ++i) {
+      charge(1.0 / (6 - i));
+      const std::string name = word();
+      if (i == 0) note("first name", name);
+      expect(" is in ");
+      charge(1.0 / (8 - i));
+      const std::string town = word();
+      if (i == 0) note("first town", town);
+      check_free(town);
+      people_.push_back({name, town});
+      mention(town);
+      expect(". ");
+    }
+    for (int question = 0; question < 2 && going(); ++question) {
+      moves_and_question();
+      expect(question == 0 ? " " : "\n");
+    }
+  }
+
+  void moves_and_question() {
+    size_t mover = move();
+    if (done()) return cut();
+    const bool again = text_[at_] != 'W';
+    charge(again ? 0.25 : 0.75);
+    note("moves", again ? "2" : "1");
+    if (again) mover = move();
+    expect("Where is ");
+    if (!going()) return;
+    const size_t place = at_;
+    const std::string name = word();
+    const size_t asked = who(name);
+    if (!going()) return;
+    cost_[place - begin_] = -std::log(asked == mover ? 0.25 : 0.375);
+    const size_t first_other = mover == 0 ? 1 : 0;
+    note("asked", asked == mover ? "last mover" : asked == first_other ? "first other" : "other");
+    expect("? In ");
+    note("where", people_[asked].town);
+    answer("where", people_[asked].town);
+    mentioned_.push_back(people_[asked].town);
+    expect(".");
+  }
+
+  size_t move() {
+    charge(1.0 / 3);
+    const size_t mover = who(word());
+    if (!going()) return 0;
+    note("mover", std::to_string(mover));
+    expect(" went to ");
+    charge(1.0 / 5);
+    const std::string town = word();
+    check_free(town);
+    if (going()) people_[mover].town = town;
+    mention(town);
+    expect(". ");
+    return mover;
+  }
+
+  bool done() const { return at_ >= text_.size(); }
+  bool going() const { return !cut_ && verdict_.complaint.empty(); }
+  void cut() { cut_ = true; }
+  void complain(const std::string& why) {
+    if (!cut_ && verdict_.complaint.empty()) {
+      verdict_.complaint = why + " at byte " + std::to_string(at_) + " of: " + std::string(text_);
+    }
+  }
+  // Multiplies the probability of the next byte.
+  void charge(double p) {
+    if (at_ < text_.size()) cost_[at_ - begin_] -= std::log(p);
+  }
+  void note(const std::string& what, const std::string& outcome) {
+    if (going()) verdict_.choices.push_back({what, outcome});
+  }
+  void mention(const std::string& town) {
+    stated_.push_back(town);
+    mentioned_.push_back(town);
+  }
+  void expect(std::string_view words) {
+    if (!going()) return;
+    const std::string_view there = text_.substr(at_, words.size());
+    if (there != words.substr(0, there.size()))
+      return complain("not \"" + std::string(words) + '"');
+    at_ += there.size();
+    if (there.size() < words.size()) cut();
+  }
+  std::string word() {
+    std::string out;
+    while (going() && !done() && std::isalpha(static_cast<unsigned char>(text_[at_]))) {
+      out += text_[at_++];
+    }
+    if (done()) cut();
+    if (out.empty()) complain("a word is missing");
+    return out;
+  }
+  void answer(const std::string& skill, const std::string& text) {
+    if (!going()) return;
+    Answer found{skill, text, at_, stated_, mentioned_};
+    expect(text);
+    if (going()) verdict_.answers.push_back(std::move(found));
+  }
+  size_t who(const std::string& name) {
+    for (size_t i = 0; i < people_.size(); ++i) {
+      if (people_[i].name == name) return i;
+    }
+    complain("nobody of that name");
+    return 0;
+  }
+  void check_free(const std::string& town) {
+    for (const Person& person : people_) {
+      if (person.town == town) complain("two people in one town");
+    }
+  }
+
+  std::string_view text_;
+  bool stories_;
+  size_t at_ = 0, begin_ = 0;
+  bool cut_ = false;
+  std::vector<double> cost_;  // of the line being read
+  std::vector<Person> people_;
+  std::vector<std::string> stated_, mentioned_;
+  Verdict verdict_;
+};
+
+inline Verdict judge(std::string_view text, std::string_view generator) {
+  return Referee(text, generator == "skills").judge();
+}
+
+}  // namespace rwkv::testing
