@@ -47,7 +47,7 @@ struct Wkv7Backward {
   Tensor da, db;              // (B, T, H, N) overwritten
   Tensor dw_raw;              // (B, T, H, N) acc, overwritten
   Tensor ds_in;               // (B, H, N, N) acc, overwritten; empty: not wanted
-  Tensor scratch;             // (threads, wkv7_backward_scratch(N)) acc
+  Tensor scratch;             // (threads, wkv7_backward_scratch(N)) acc, 64-byte aligned
 };
 
 }  // namespace rwkv

@@ -68,7 +68,7 @@ ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine
   const RunSetup setup{resume,
                        folder.get(),
                        stdout,
-                       isatty(STDOUT_FILENO) == 1,
+                       isatty(STDOUT_FILENO) == 1 && !under_launcher(),  // mpirun gives a pty always
                        program_line(),
                        host_line(context.world, mesh.active(), machine.threads, machine.ops->isa),
                        command_again(context)};

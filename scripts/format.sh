@@ -9,6 +9,15 @@ command -v "$tool" >/dev/null || fail "no $tool: scripts/install-deps.sh --dev a
 mapfile -t files < <(our_sources h cpp cu cuh)
 case ${1:-} in
   '') "$tool" -i "${files[@]}" ;;
-  --check) "$tool" --dry-run -Werror "${files[@]}" ;;
+  --check)
+    differing=()
+    for file in "${files[@]}"; do
+      "$tool" --dry-run -Werror "$file" 2>/dev/null || differing+=("${file#"$root/"}")
+    done
+    if ((${#differing[@]})); then
+      printf 'not laid out by .clang-format: %s\n' "${differing[@]}" >&2
+      fail "${#differing[@]} of ${#files[@]} files differ; without --check it lays them out"
+    fi
+    ;;
   *) fail "unknown option '$1' (allowed: --check)" ;;
 esac

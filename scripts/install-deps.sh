@@ -9,7 +9,7 @@ packages=(
   g++ cmake ninja-build ccache pkg-config
   openmpi-bin libopenmpi-dev libhdf5-dev
   libdnnl-dev libeigen3-dev librandom123-dev libxxhash-dev
-  libyaml-cpp-dev nlohmann-json3-dev libfmt-dev libzip-dev
+  libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libfmt-dev libzip-dev
   libgtest-dev libbenchmark-dev
 )
 dev_packages=(clang-format clang-tidy python3-h5py python3-numpy)
@@ -27,7 +27,8 @@ if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
 install-deps.sh: no apt here; please install these by hand:
   a C++20 compiler (g++ >= 12 or clang >= 16), cmake >= $cmake_needed, ninja, pkg-config
   Open MPI >= 4.1, HDF5 >= 1.10 (C library, serial, thread-safe), oneDNN >= 2.6, Eigen >= 3.4
-  Random123, xxHASH, yaml-cpp >= 0.7, nlohmann-json >= 3.11, fmt >= 9, libzip >= 1.7
+  Random123, xxHASH, yaml-cpp >= 0.7, CLI11 >= 2.1, nlohmann-json >= 3.11, fmt >= 9,
+  libzip >= 1.7
   GoogleTest >= 1.12 (tests), Google Benchmark (benchmarks); optional: ccache
 Under their Debian names: ${packages[*]}
 END

@@ -9,6 +9,7 @@
 #include <system_error>
 #include <unordered_map>
 #include <utility>
+#include <variant>
 
 #include "core/base/error.h"
 #include "core/config/value.h"

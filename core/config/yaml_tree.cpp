@@ -6,7 +6,6 @@
 #include <yaml-cpp/mark.h>
 #include <yaml-cpp/parser.h>
 
-#include <exception>
 #include <sstream>
 #include <string>
 #include <string_view>

@@ -307,7 +307,7 @@ void Machine::push_global() {
   const std::string wanted = module + " " + name;
   const auto known = std::find(kGlobals.begin(), kGlobals.end(), wanted);
   if (known == kGlobals.end()) {
-    refuse("it asks for " + quoted(module + "." + name) +
+    refuse("it asks for " + in_quotes(module + "." + name) +
            ", which is no part of a state dict of tensors; nothing of it was run");
   }
   push_new({Kind::kGlobal, 0, *known, {}});

@@ -120,7 +120,7 @@ class TorchArchive {
   }
   std::span<const std::byte> read(const std::string& name) const {
     const ZipEntry* entry = find(name);
-    if (entry == nullptr) throw InputError(where_ + ": entry " + quoted(name) + " is missing");
+    if (entry == nullptr) throw InputError(where_ + ": entry " + in_quotes(name) + " is missing");
     check_crc(*entry, where_);
     return entry->data;
   }
@@ -137,13 +137,13 @@ std::vector<std::span<const std::byte>> read_storages(const TorchArchive& archiv
                                                       const std::string& where) {
   std::vector<std::span<const std::byte>> out;
   for (const StoredStorage& storage : state.storages) {
-    const std::string name = "data/" + std::string(storage.key);
+    const std::string name = "data/" + storage.key;
     const ZipEntry* entry = archive.find(name);
     const auto width = static_cast<uint64_t>(bytes_of(storage.kind));
     if (entry != nullptr &&
         (entry->data.size() % width != 0 ||
          entry->data.size() / width != static_cast<uint64_t>(storage.elements))) {
-      throw InputError(where + ": entry " + quoted(name) + " has " +
+      throw InputError(where + ": entry " + in_quotes(name) + " has " +
                        std::to_string(entry->data.size()) + " bytes, but the pickle says " +
                        std::to_string(storage.elements) + " elements of " + std::to_string(width));
     }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 
@@ -57,7 +58,7 @@ class Interpreter {
 
  private:
   [[noreturn]] void refuse(const std::string& what) const {
-    throw InputError(where_ + ": " + (name_.empty() ? "" : "tensor " + quoted(name_) + ": ") +
+    throw InputError(where_ + ": " + (name_.empty() ? "" : "tensor " + in_quotes(name_) + ": ") +
                      what);
   }
   void expect(bool ok, const char* what) const {
@@ -108,7 +109,7 @@ size_t Interpreter::storage_of(const PickleValue& persistent) {
   expect(elements >= 0, "a storage of negative size");
   const auto [known, is_new] = by_key_.try_emplace(key, out_.storages.size());
   if (is_new) {
-    out_.storages.push_back({key, type, kind_of(type), elements});
+    out_.storages.push_back({std::string(key), std::string(type), kind_of(type), elements});
   } else {
     const StoredStorage& before = out_.storages[known->second];
     expect(before.type == type && before.elements == elements,
@@ -155,10 +156,10 @@ void Interpreter::add(const PickleValue& key, const PickleValue& value) {
   std::string_view name = key.text;
   if (name.starts_with(kWrapper)) name.remove_prefix(kWrapper.size());
   if (!is_plain_name(name)) {
-    refuse("the key " + quoted(key.text) + " is no name of a tensor (printable, no slash)");
+    refuse("the key " + in_quotes(key.text) + " is no name of a tensor (printable, no slash)");
   }
   if (value.kind != Kind::kCall) {
-    refuse("the key " + quoted(name) + " holds " + std::string(name_of(value.kind)) +
+    refuse("the key " + in_quotes(name) + " holds " + std::string(name_of(value.kind)) +
            "; only tensors are read");
   }
   name_ = name;
@@ -181,7 +182,7 @@ void Interpreter::add(const PickleValue& key, const PickleValue& value) {
   tensor.storage = storage_of(item(arguments, 0, Kind::kPersistent, "no storage"));
   const StoredStorage& storage = out_.storages[tensor.storage];
   if (storage.kind == StorageKind::kOther) {
-    refuse("lies in a " + std::string(storage.type) + "; only floating-point tensors are read");
+    refuse("lies in a " + storage.type + "; only floating-point tensors are read");
   }
   tensor.offset = item(arguments, 1, Kind::kInt, "an offset that is no int").number;
   tensor.shape = numbers(item(arguments, 2, Kind::kTuple, "a shape that is no tuple"));

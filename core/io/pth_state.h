@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace rwkv {
@@ -14,8 +13,8 @@ enum class StorageKind : uint8_t { kF32, kF64, kF16, kBF16, kOther };
 int64_t bytes_of(StorageKind);  // of one element; 0 for kOther
 
 struct StoredStorage {
-  std::string_view key;   // digits: the entry data/<key> of the archive
-  std::string_view type;  // "FloatStorage"
+  std::string key;   // digits: the entry data/<key> of the archive
+  std::string type;  // "FloatStorage"
   StorageKind kind = StorageKind::kOther;
   int64_t elements = 0;
 };
@@ -34,7 +33,7 @@ struct StateDict {
   std::vector<StoredTensor> tensors;
 };
 
-// Runs the pickle and reads a dict of tensors out of it; texts are views into `bytes`. A leading
+// Runs the pickle and reads a dict of tensors out of it. A leading
 // "_forward_module." of names is dropped. Throws InputError beginning with `where`.
 StateDict read_state_dict(std::span<const std::byte> bytes, const std::string& where);
 

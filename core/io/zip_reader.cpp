@@ -144,7 +144,7 @@ struct Located {
 void locate(const Archive& zip, uint64_t at, uint64_t offset, uint64_t size, Located& out) {
   auto same = [&](bool ok, const char* what) {
     if (!ok) {
-      zip.refuse("entry " + quoted(out.entry.name) + ": its two headers differ in " + what);
+      zip.refuse("entry " + in_quotes(out.entry.name) + ": its two headers differ in " + what);
     }
   };
   same(zip.load<uint32_t>(offset) == kLocalHeader, "their place");
@@ -178,7 +178,7 @@ Located read_entry(const Archive& zip, uint64_t& at) {
   Located out;
   out.entry.name = zip.text(at + kCentralSize, name_length);
   out.entry.crc = zip.load<uint32_t>(at + 16);
-  const std::string name = "entry " + quoted(out.entry.name);
+  const std::string name = "entry " + in_quotes(out.entry.name);
   if (!is_plain_name(out.entry.name)) zip.refuse(name + ": not a plain relative name");
   const auto flags = zip.load<uint16_t>(at + 8);
   if ((flags & ~(kSizesFollow | kUtf8Names)) != 0) {
@@ -244,7 +244,7 @@ std::vector<ZipEntry> read_stored_zip(std::span<const std::byte> archive,
   for (uint64_t i = 0; i < directory.entries; ++i) {
     located.push_back(read_entry(zip, at));
     const std::string_view name = located.back().entry.name;
-    if (!names.insert(name).second) zip.refuse("entry " + quoted(name) + ": there twice");
+    if (!names.insert(name).second) zip.refuse("entry " + in_quotes(name) + ": there twice");
   }
   if (at != directory.offset + directory.size) {
     zip.refuse("damaged zip archive: its directory has another length than it says");
@@ -256,7 +256,7 @@ std::vector<ZipEntry> read_stored_zip(std::span<const std::byte> archive,
   for (size_t i = 0; i < located.size(); ++i) {
     const bool last = i + 1 == located.size();
     if (located[i].end > (last ? directory.offset : located[i + 1].begin)) {
-      zip.refuse("entry " + quoted(located[i].entry.name) + ": overlaps with another part");
+      zip.refuse("entry " + in_quotes(located[i].entry.name) + ": overlaps with another part");
     }
   }
   return out;
@@ -264,12 +264,12 @@ std::vector<ZipEntry> read_stored_zip(std::span<const std::byte> archive,
 
 void check_crc(const ZipEntry& entry, const std::string& where) {
   if (crc32(entry.data) != entry.crc) {
-    throw InputError(where + ": entry " + quoted(entry.name) +
+    throw InputError(where + ": entry " + in_quotes(entry.name) +
                      ": damaged (its checksum does not match)");
   }
 }
 
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   constexpr size_t kLongest = 80;
   std::string out = "'";
   for (char c : text.substr(0, kLongest)) out += c >= 0x20 && c < 0x7f ? c : '?';

@@ -51,6 +51,6 @@ class StoredZipWriter {
 };
 
 // Untrusted text for a message: one line, printable, at most 80 characters, in single quotes.
-std::string quoted(std::string_view text);
+std::string in_quotes(std::string_view text);
 
 }  // namespace rwkv

@@ -115,8 +115,11 @@ std::vector<Line> series_lines(const Summary& s) {
   std::vector<Line> out;
   if (s.rows.empty()) return out;
   const auto loss = column(s.rows, [](const StepRow& row) { return row.loss; });
+  // Of logarithms: the first steps would flatten all that follows.
+  const auto shape = column(s.rows, [](const StepRow& row) { return std::log(row.loss); });
   const std::string floor = s.floor ? fmt::format("   floor {:.3f}", *s.floor) : "";
-  out.push_back({"loss", sparkline(loss, kSparklineWidth) + "  " + first_to_last(loss, 3) + floor});
+  out.push_back(
+      {"loss", sparkline(shape, kSparklineWidth) + "  " + first_to_last(loss, 3) + floor});
   auto eval = column(s.rows, [](const StepRow& row) { return row.eval_loss.value_or(kNaN); });
   std::erase_if(eval, [](double v) { return std::isnan(v); });
   if (!eval.empty()) {

@@ -21,15 +21,15 @@ std::string human_time(double seconds);  // 0:58, 1:02:03, 2d 03:04:05; --:-- wh
 
 // Lines before the first step: a first line, then label and text.
 struct Banner {
-  std::string program;                         // "rwkv-dist 0.1.0 (release, CPU build)"
-  std::string host, model, data, memory, run;  // an empty one is left out
+  std::string program = {};  // "rwkv-dist 0.1.0 (release, CPU build)"
+  std::string host = {}, model = {}, data = {}, memory = {}, run = {};  // an empty one is left out
 };
 std::string banner(const Banner&, bool colour);
 
 // Which columns the table of steps has.
 struct LogTable {
-  std::vector<std::string> skills;  // as in StepRow
-  bool eval = false;                // a column for the evaluation loss
+  std::vector<std::string> skills = {};  // as in StepRow
+  bool eval = false;                     // a column for the evaluation loss
   bool colour = false;
 };
 std::string log_header(const LogTable&);
@@ -43,14 +43,14 @@ std::string first_loss_note(double loss, int64_t vocab);
 
 // Lines after the last step.
 struct Summary {
-  std::span<const StepRow> rows;    // of the whole run
-  std::vector<std::string> skills;  // as in LogTable
-  std::optional<double> floor;      // entropy floor, nats a token
-  std::string sample_title;         // "temperature 0.5"
-  std::string sample;               // raw: controls are escaped here, newlines are kept
+  std::span<const StepRow> rows = {};    // of the whole run
+  std::vector<std::string> skills = {};  // as in LogTable
+  std::optional<double> floor = {};      // entropy floor, nats a token
+  std::string sample_title = {};         // "temperature 0.5"
+  std::string sample = {};               // raw: controls are escaped here, newlines are kept
   // Label and text: {"saved", "runs/base/checkpoints/step-2000"}; an empty label goes on under the
   // one before, {"next", ...}, {"", ...}.
-  std::vector<std::pair<std::string, std::string>> lines;
+  std::vector<std::pair<std::string, std::string>> lines = {};
 };
 std::string summary(const Summary&, bool colour);
 

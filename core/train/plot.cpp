@@ -61,6 +61,7 @@ Axis x_axis(const Plot& plot) {
     for (const PlotPoint& p : s.points) b.add(p.x);
   }
   if (!b.empty() && b.low > 0 && b.low <= 0.05 * b.high) b.low = 0;
+  if (b.low == b.high) b = {b.low - 1, b.high + 1};
   widen(b, 0);
   return {b.low, b.high, false, kLeft, plot.width - kRight};
 }
@@ -119,9 +120,14 @@ std::string tick_text(double value, double resolution) {
   return fmt::format("{:.{}f}", value, std::clamp(decimals, 0, 6));
 }
 
+// Steps are whole: no more ticks than there are.
+int step_ticks(const Axis& x, const Plot& plot) {
+  return static_cast<int>(std::clamp(x.high - x.low, 1.0, std::max(2.0, plot.width / 90.0)));
+}
+
 std::string frame(const Plot& plot, const Axis& x, const Axis& y) {
   std::string out;
-  const Ticks rows = ticks_of(y, 5), columns = ticks_of(x, plot.width / 90);
+  const Ticks rows = ticks_of(y, 5), columns = ticks_of(x, step_ticks(x, plot));
   for (const double v : rows.at) {
     const double at = y.place(v);
     out += fmt::format(
@@ -226,7 +232,7 @@ std::vector<double> round_ticks(double low, double high, int count) {
   const double wanted = (high - low) / count;
   const double power = std::pow(10.0, std::floor(std::log10(wanted)));
   const double digit = wanted / power;
-  const double step = power * (digit <= 1 ? 1 : digit <= 2 ? 2 : digit <= 5 ? 5 : 10);
+  const double step = power * (digit < 1.5 ? 1 : digit < 3 ? 2 : digit < 7 ? 5 : 10);
   std::vector<double> ticks;
   const double slack = 1e-9 * step;
   double multiple = std::ceil((low - slack) / step);

@@ -15,10 +15,10 @@ struct PlotPoint {
 
 struct PlotSeries {
   enum class Mark { kLine, kFaint, kDots };
-  std::string name;
+  std::string name = {};
   int colour = 0;  // 0 ... 7
   Mark mark = Mark::kLine;
-  std::vector<PlotPoint> points;  // x ascending
+  std::vector<PlotPoint> points = {};  // x ascending
 };
 
 struct Plot {
@@ -28,7 +28,7 @@ struct Plot {
   std::string level_name = {};
   bool log_y = false;                             // obeyed when all that is drawn is > 0
   std::optional<double> y_low = {}, y_high = {};  // else from the data
-  int width = 540, height = 250;                  // units of the view box, about pixels
+  int width = 380, height = 240;                  // units of the view box, about pixels
 };
 
 // At most 4 points for each of `buckets` equal stretches: its first, lowest, highest and last, in

@@ -10,10 +10,10 @@
 namespace rwkv {
 
 struct RunFiles {
-  std::string name;    // title of the page
-  std::string recipe;  // text of config.yaml
-  std::string header;  // first line of metrics.jsonl, or empty
-  std::vector<StepRow> rows;
+  std::string name = {};    // title of the page
+  std::string recipe = {};  // text of config.yaml
+  std::string header = {};  // first line of metrics.jsonl, or empty
+  std::vector<StepRow> rows = {};
 };
 
 // The page: self-contained (styles and pictures inline, no script, nothing fetched), well-formed as

@@ -52,7 +52,7 @@ table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: 5px 0;
   border-top: 1px solid var(--rule); overflow-wrap: anywhere; }
 tr:first-child th, tr:first-child td { border-top: 0; }
-th { width: 170px; padding-right: 16px; font-weight: 400; color: var(--dim); }
+th { width: 200px; padding-right: 16px; font-weight: 400; color: var(--dim); }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--dim); font-size: 11.5px; font-variant-numeric: tabular-nums; }
 .grid { stroke: var(--rule); } .axis, .tick { stroke: var(--dim); }
@@ -67,7 +67,7 @@ svg .level-name { fill: var(--ink); paint-order: stroke; stroke: var(--card); st
 figcaption { display: flex; flex-wrap: wrap; gap: 2px 16px; align-items: baseline; }
 figcaption h2 { margin-right: auto; }
 .key { font-size: 13px; } .key i { color: var(--dim); font-style: normal; }
-details { margin-top: 14px; } summary { cursor: pointer; font-weight: 600; }
+details.card { margin-top: 14px; } summary { cursor: pointer; font-weight: 600; }
 pre { margin: 12px 0 0; overflow-x: auto; font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
 @media print { :root { --page: #fff; } .card { break-inside: avoid; } }
 )css";
@@ -244,7 +244,7 @@ std::string tiles(const Run& run) {
   out += tile("tokens", human_count(static_cast<double>(last.tokens)),
               fmt::format("in {}", steps_count(last.step)));
   out += tile("tokens a second", human_count(tokens_per_s(rows)), "median, whole job");
-  out += tile("training time", human_time(seconds), "evaluation and checkpoints apart");
+  out += tile("training time", human_time(seconds), "sum over the steps");
   return out + "</div>\n";
 }
 
@@ -309,8 +309,8 @@ std::string figure(const Plot& plot, bool wide, std::string_view remark) {
   return fmt::format(
       "<figure class=\"card{}\"><figcaption><h2>{}</h2>{}"
       "<span class=\"key\"><i>{}</i></span></figcaption>\n{}</figure>\n",
-      wide ? " wide" : "", escape_markup(plot.title), legend(plot),
-      escape_markup(remark), plot_svg(plot));
+      wide ? " wide" : "", escape_markup(plot.title), legend(plot), escape_markup(remark),
+      plot_svg(plot));
 }
 
 std::string loss_figure(const Run& run) {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <complex>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,20 @@
 #include "core/base/tensor.h"
 
 namespace rwkv::test {
+
+// As the arena aligns: kernels may ask for whole vectors.
+template <class T>
+struct AlignedAllocator {
+  using value_type = T;
+  AlignedAllocator() = default;
+  template <class U>
+  AlignedAllocator(const AlignedAllocator<U>&) {}
+  T* allocate(size_t n) {
+    return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t{64}));
+  }
+  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t{64}); }
+  bool operator==(const AlignedAllocator&) const { return true; }
+};
 
 // Memory of a tensor of T.
 template <class T>
@@ -21,12 +36,13 @@ class Owned {
   T& operator[](int64_t i) { return values_[static_cast<size_t>(i)]; }
   const T& operator[](int64_t i) const { return values_[static_cast<size_t>(i)]; }
   int64_t size() const { return static_cast<int64_t>(values_.size()); }
-  std::vector<T>& values() { return values_; }
-  const std::vector<T>& values() const { return values_; }
+  std::vector<T, AlignedAllocator<T>>& values() { return values_; }
+  std::vector<T> copy() const { return {values_.begin(), values_.end()}; }
+  void set(const std::vector<T>& values) { values_.assign(values.begin(), values.end()); }
 
  private:
   Shape shape_;
-  std::vector<T> values_;
+  std::vector<T, AlignedAllocator<T>> values_;
 };
 
 // Any numeric tensor as doubles.

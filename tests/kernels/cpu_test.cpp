@@ -1,0 +1,386 @@
+// CPU kernels, every instruction set that runs here, float32 and bf16, against the reference in
+// double on the same inputs (rounded to bf16 first where bf16 computes).
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <map>
+
+#include "core/base/arena.h"
+#include "kernels/backend.h"
+#include "support/tensors.h"
+#include "support/tolerance.h"
+
+namespace rwkv {
+namespace {
+
+using namespace test;
+
+// Owned tensors of one type, by name, in double (reference) and in the tested types.
+class Bench {
+ public:
+  Bench(DType compute, const Backend& ops, int threads)
+      : compute_(compute), ops_(ops), stream_{threads} {}
+
+  // Input of the compute type, or of the accumulation type.
+  void input(const std::string& name, const Shape& shape, double scale = 1) {
+    add(name, shape, compute_, normals(name, shape.elements(), scale));
+  }
+  void acc_input(const std::string& name, const Shape& shape, double scale = 1) {
+    add(name, shape, DType::kF32, normals(name, shape.elements(), scale));
+  }
+  void output(const std::string& name, const Shape& shape) {
+    add(name, shape, compute_, std::vector<double>(static_cast<size_t>(shape.elements())));
+    outputs_.push_back(name);
+  }
+  void acc_output(const std::string& name, const Shape& shape, double start = 0) {
+    add(name, shape, DType::kF32, std::vector<double>(static_cast<size_t>(shape.elements()), start));
+    outputs_.push_back(name);
+  }
+
+  // Runs `make(lookup)` on both backends; lookup(name) is the tensor of that backend.
+  using Lookup = std::function<Tensor(const std::string&)>;
+  template <class Op>
+  void run(Kernel<Op> Backend::*kernel, const std::function<Op(const Lookup&)>& make) {
+    const Backend& reference = reference_backend();
+    (reference.*kernel)(Stream{}, make([&](const std::string& n) { return wide_.at(n).view(); }));
+    (ops_.*kernel)(stream_, make([&](const std::string& n) { return tensors_.at(n); }));
+  }
+  // All outputs within tolerance, by norm.
+  void expect_close(double for_float, double for_bf16) {
+    const double limit = compute_ == DType::kBF16 ? for_bf16 : for_float;
+    for (const std::string& name : outputs_) {
+      EXPECT_LT(distance(doubles(tensors_.at(name)), wide_.at(name).copy()), limit) << name;
+    }
+  }
+  DType compute() const { return compute_; }
+  int threads() const { return stream_.threads; }
+
+ private:
+  void add(const std::string& name, const Shape& shape, DType type, std::vector<double> values) {
+    Buffer& buffer = buffers_.emplace_back(shape.elements() * bytes_of(type));
+    const Tensor t{buffer.data(), type, shape};
+    assign(t, values);
+    tensors_[name] = t;
+    wide_[name] = Owned<double>(shape);
+    wide_[name].set(doubles(t));  // rounded as the tested kernel sees it
+  }
+
+  DType compute_;
+  const Backend& ops_;
+  Stream stream_;
+  std::vector<Buffer> buffers_;
+  std::map<std::string, Tensor> tensors_;
+  std::map<std::string, Owned<double>> wide_;
+  std::vector<std::string> outputs_;
+};
+
+struct Case {
+  std::string_view isa;
+  DType compute;
+  int threads;
+};
+
+class CpuKernels : public testing::TestWithParam<Case> {
+ protected:
+  Bench bench() const {
+    return Bench(GetParam().compute, cpu_backend(GetParam().isa), GetParam().threads);
+  }
+};
+
+constexpr int64_t kRows = 70, kWidth = 96, kHead = 32;  // rows: two blocks and a piece
+const Shape kFlat{kRows, kWidth};
+
+TEST_P(CpuKernels, Activations) {
+  for (Activation kind : {Activation::kTanh, Activation::kSigmoid, Activation::kReluSquared}) {
+    Bench b = bench();
+    b.input("x", kFlat, 2);
+    b.input("dy", kFlat);
+    b.output("y", kFlat);
+    b.output("dx", kFlat);
+    b.run<ActivationForward>(&Backend::activation_forward, [&](const auto& t) {
+      return ActivationForward{kind, t("x"), t("y")};
+    });
+    b.run<ActivationBackward>(&Backend::activation_backward, [&](const auto& t) {
+      return ActivationBackward{kind, t("x"), t("dy"), t("dx")};
+    });
+    b.expect_close(1e-6, tolerance::kBf16Output);
+  }
+}
+
+// Small arguments: relative accuracy, where 1 - 2 / (e^2x + 1) would lose all digits.
+TEST_P(CpuKernels, TanhOfSmallNumbers) {
+  Bench b = bench();
+  b.input("x", {1000}, 1e-4);
+  b.output("y", {1000});
+  b.run<ActivationForward>(&Backend::activation_forward, [](const auto& t) {
+    return ActivationForward{Activation::kTanh, t("x"), t("y")};
+  });
+  b.expect_close(1e-6, tolerance::kBf16Output);
+}
+
+TEST_P(CpuKernels, Embedding) {
+  Owned<int32_t> tokens({kRows});
+  for (int64_t i = 0; i < kRows; ++i) tokens[i] = static_cast<int32_t>(i * i % 11);
+  Bench b = bench();
+  b.acc_input("table", {11, kWidth});
+  b.input("dout", kFlat);
+  b.output("out", kFlat);
+  b.acc_output("dtable", {11, kWidth});
+  b.run<EmbeddingForward>(&Backend::embedding_forward, [&](const auto& t) {
+    return EmbeddingForward{t("table"), tokens.view(), t("out")};
+  });
+  b.run<EmbeddingBackward>(&Backend::embedding_backward, [&](const auto& t) {
+    return EmbeddingBackward{tokens.view(), t("dout"), t("dtable")};
+  });
+  b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
+}
+
+TEST_P(CpuKernels, LayerNorm) {
+  Bench b = bench();
+  b.input("x", kFlat, 3);
+  b.acc_input("weight", {kWidth});
+  b.acc_input("bias", {kWidth});
+  b.input("dout", kFlat);
+  b.input("residual", kFlat);
+  b.output("out", kFlat);
+  b.acc_output("mean", {kRows});
+  b.acc_output("rstd", {kRows});
+  b.output("dx", kFlat);
+  b.acc_output("dweight", {kWidth}, 1);
+  b.acc_output("dbias", {kWidth}, 1);
+  b.run<LayerNormForward>(&Backend::layer_norm_forward, [](const auto& t) {
+    return LayerNormForward{t("x"),   t("weight"), t("bias"), 1e-5,
+                            t("out"), t("mean"),   t("rstd")};
+  });
+  b.run<LayerNormBackward>(&Backend::layer_norm_backward, [](const auto& t) {
+    return LayerNormBackward{t("x"),        t("weight"), t("mean"),    t("rstd"), t("dout"),
+                             t("residual"), t("dx"),     t("dweight"), t("dbias")};
+  });
+  b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
+}
+
+TEST_P(CpuKernels, TokenShift) {
+  for (const int mixes : {1, 6}) {
+    const Shape sequence{2, 35, kWidth};
+    Bench b = bench();
+    b.input("u", sequence);
+    b.acc_input("halo", {2, kWidth});
+    b.acc_input("dhalo_out", {2, kWidth});
+    b.acc_output("halo_out", {2, kWidth});
+    b.acc_output("dhalo", {2, kWidth});
+    b.output("du", sequence);
+    for (int m = 0; m < mixes; ++m) {
+      const std::string i = std::to_string(m);
+      b.acc_input("mix" + i, {kWidth});
+      b.input("dout" + i, sequence);
+      b.output("out" + i, sequence);
+      b.acc_output("dmix" + i, {kWidth});
+    }
+    b.run<TokenShiftForward>(&Backend::token_shift_forward, [&](const auto& t) {
+      TokenShiftForward op{.u = t("u"), .halo = t("halo"), .mixes = mixes, .mix = {}, .out = {},
+                           .halo_out = t("halo_out")};
+      for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
+        op.mix[m] = t("mix" + std::to_string(m));
+        op.out[m] = t("out" + std::to_string(m));
+      }
+      return op;
+    });
+    b.run<TokenShiftBackward>(&Backend::token_shift_backward, [&](const auto& t) {
+      TokenShiftBackward op{.u = t("u"), .halo = t("halo"), .dhalo_out = t("dhalo_out"),
+                            .mixes = mixes, .mix = {}, .dout = {}, .du = t("du"),
+                            .dhalo = t("dhalo"), .dmix = {}};
+      for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
+        op.mix[m] = t("mix" + std::to_string(m));
+        op.dout[m] = t("dout" + std::to_string(m));
+        op.dmix[m] = t("dmix" + std::to_string(m));
+      }
+      return op;
+    });
+    b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
+  }
+}
+
+TEST_P(CpuKernels, TimeMixIn) {
+  for (const bool first : {false, true}) {
+    Bench b = bench();
+    b.acc_input("decay", kFlat);
+    for (const char* name : {"iclr", "gate", "key", "value", "v_first", "dk", "dv", "da", "db"}) {
+      b.input(name, kFlat);
+    }
+    b.acc_input("dw_raw", kFlat);
+    for (const char* name : {"w0", "a0", "v0", "k_k", "k_a"}) b.acc_input(name, {kWidth});
+    for (const char* name : {"k", "v", "a", "b", "diclr", "dkey", "dvalue"}) b.output(name, kFlat);
+    b.acc_output("w_raw", kFlat);
+    b.acc_output("dv_first", kFlat, 0.5);
+    for (const char* name : {"dw0", "da0", "dk_k", "dk_a"}) b.acc_output(name, {kWidth});
+    if (!first) {
+      b.output("dgate", kFlat);
+      b.acc_output("dv0", {kWidth});
+    }
+    b.run<TimeMixInForward>(&Backend::time_mix_in_forward, [&](const auto& t) {
+      const auto later = [&](const char* name) { return first ? Tensor{} : t(name); };
+      return TimeMixInForward{.decay = t("decay"), .iclr = t("iclr"), .value_gate = later("gate"),
+                              .key = t("key"), .value = t("value"), .v_first = later("v_first"),
+                              .w0 = t("w0"), .a0 = t("a0"), .k_k = t("k_k"), .k_a = t("k_a"),
+                              .v0 = later("v0"), .head_size = kHead, .w_raw = t("w_raw"),
+                              .k = t("k"), .v = t("v"), .a = t("a"), .b = t("b")};
+    });
+    b.run<TimeMixInBackward>(&Backend::time_mix_in_backward, [&](const auto& t) {
+      const auto later = [&](const char* name) { return first ? Tensor{} : t(name); };
+      return TimeMixInBackward{
+          .iclr = t("iclr"), .value_gate = later("gate"), .key = t("key"), .value = t("value"),
+          .v_first = later("v_first"), .a0 = t("a0"), .k_k = t("k_k"), .k_a = t("k_a"),
+          .v0 = later("v0"), .head_size = kHead, .dw_raw = t("dw_raw"), .dk = t("dk"),
+          .dv = t("dv"), .da = t("da"), .db = t("db"), .diclr = t("diclr"),
+          .dvalue_gate = later("dgate"), .dkey = t("dkey"), .dvalue = t("dvalue"),
+          .dv_first = t("dv_first"), .dw0 = t("dw0"), .da0 = t("da0"), .dk_k = t("dk_k"),
+          .dk_a = t("dk_a"), .dv0 = later("dv0")};
+    });
+    b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
+  }
+}
+
+TEST_P(CpuKernels, TimeMixOut) {
+  Bench b = bench();
+  for (const char* name : {"y", "r", "k", "v", "g", "dz"}) b.input(name, kFlat);
+  for (const char* name : {"weight", "bias"}) b.acc_input(name, {kWidth});
+  b.acc_input("r_k", {kWidth / kHead, kHead});
+  for (const char* name : {"z", "dy", "dr", "dk", "dv", "dg"}) b.output(name, kFlat);
+  for (const char* name : {"dweight", "dbias"}) b.acc_output(name, {kWidth});
+  b.acc_output("dr_k", {kWidth / kHead, kHead});
+  b.run<TimeMixOutForward>(&Backend::time_mix_out_forward, [](const auto& t) {
+    return TimeMixOutForward{.y = t("y"), .r = t("r"), .k = t("k"), .v = t("v"), .g = t("g"),
+                             .ln_weight = t("weight"), .ln_bias = t("bias"), .r_k = t("r_k"),
+                             .head_size = kHead, .eps = 64e-5, .z = t("z")};
+  });
+  b.run<TimeMixOutBackward>(&Backend::time_mix_out_backward, [](const auto& t) {
+    return TimeMixOutBackward{.y = t("y"), .r = t("r"), .k = t("k"), .v = t("v"), .g = t("g"),
+                              .ln_weight = t("weight"), .ln_bias = t("bias"), .r_k = t("r_k"),
+                              .head_size = kHead, .eps = 64e-5, .dz = t("dz"), .dy = t("dy"),
+                              .dr = t("dr"), .dk = t("dk"), .dv = t("dv"), .dg = t("dg"),
+                              .dln_weight = t("dweight"), .dln_bias = t("dbias"),
+                              .dr_k = t("dr_k")};
+  });
+  b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
+}
+
+TEST_P(CpuKernels, CrossEntropy) {
+  constexpr int64_t kVocab = 301;
+  Owned<int32_t> targets({kRows}), best({kRows}), best_wide({kRows});
+  Owned<float> weight({kRows});
+  for (int64_t i = 0; i < kRows; ++i) {
+    targets[i] = static_cast<int32_t>(i * 37 % kVocab);
+    weight[i] = i % 5 == 0 ? 0.0f : 1.0f;
+  }
+  Bench b = bench();
+  b.acc_input("logits", {kRows, kVocab}, 3);
+  b.acc_output("loss", {kRows});
+  b.output("dlogits", {kRows, kVocab});
+  Owned<int32_t>* sink = &best_wide;  // the reference runs first
+  b.run<CrossEntropy>(&Backend::cross_entropy, [&](const auto& t) {
+    const CrossEntropy op{.logits = t("logits"), .targets = targets.view(),
+                          .weight = weight.view(), .l2wrap = 0.01, .loss = t("loss"),
+                          .best = sink->view(), .dlogits = t("dlogits")};
+    sink = &best;
+    return op;
+  });
+  b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
+  EXPECT_EQ(best.values(), best_wide.values());
+}
+
+TEST_P(CpuKernels, Matmul) {
+  for (const bool trans_a : {false, true}) {
+    for (const bool trans_b : {false, true}) {
+      for (const int64_t m : {1, 70, 600}) {
+        constexpr int64_t kN = 48, kK = 530;
+        Bench b = bench();
+        b.input("a", trans_a ? Shape{kK, m} : Shape{m, kK});
+        b.input("b", trans_b ? Shape{kN, kK} : Shape{kK, kN});
+        b.acc_output("c", {m, kN});
+        b.run<Matmul>(&Backend::matmul, [&](const auto& t) {
+          return Matmul{.a = t("a"), .b = t("b"), .c = t("c"), .trans_a = trans_a,
+                        .trans_b = trans_b};
+        });
+        b.run<Matmul>(&Backend::matmul, [&](const auto& t) {
+          return Matmul{.a = t("a"), .b = t("b"), .c = t("c"), .trans_a = trans_a,
+                        .trans_b = trans_b, .beta = 1};
+        });
+        b.expect_close(tolerance::kFloat, tolerance::kFloat);  // exact products, float32 sums
+      }
+    }
+  }
+}
+
+TEST_P(CpuKernels, Wkv7) {
+  for (const int64_t n : {8, 16, 32, 40, 64, 128}) {
+    const int64_t batch = 2, count = 37, heads = 3;
+    const Shape tokens{batch, count, heads, n}, state{batch, heads, n, n};
+    Bench b = bench();
+    // Keys of a head: unit vectors of few directions, so that they repeat.
+    for (const char* name : {"r", "k", "v", "dy"}) b.input(name, tokens, 0.5);
+    const double unit = 1 / std::sqrt(static_cast<double>(n));
+    b.input("a", tokens, unit);
+    b.input("b", tokens, unit * 0.5);
+    b.acc_input("w_raw", tokens);
+    b.acc_input("s_in", state);
+    b.acc_input("ds_out", state);
+    for (const char* name : {"y", "dr", "dk", "dv", "da", "db"}) b.output(name, tokens);
+    b.acc_output("dw_raw", tokens);
+    b.acc_output("s_out", state);
+    b.acc_output("ds_in", state);
+    b.acc_input("saved", {batch, heads, wkv7_saved_states(count), n, wkv7_state_stride(n)}, 0);
+    b.acc_input("scratch", {b.threads(), wkv7_backward_scratch(n)}, 0);
+    b.run<Wkv7Forward>(&Backend::wkv7_forward, [](const auto& t) {
+      return Wkv7Forward{.r = t("r"), .k = t("k"), .v = t("v"), .a = t("a"), .b = t("b"),
+                         .w_raw = t("w_raw"), .s_in = t("s_in"), .y = t("y"),
+                         .s_out = t("s_out"), .s_saved = t("saved")};
+    });
+    b.run<Wkv7Backward>(&Backend::wkv7_backward, [](const auto& t) {
+      return Wkv7Backward{.r = t("r"), .k = t("k"), .v = t("v"), .a = t("a"), .b = t("b"),
+                          .w_raw = t("w_raw"), .s_saved = t("saved"), .dy = t("dy"),
+                          .ds_out = t("ds_out"), .dr = t("dr"), .dk = t("dk"), .dv = t("dv"),
+                          .da = t("da"), .db = t("db"), .dw_raw = t("dw_raw"),
+                          .ds_in = t("ds_in"), .scratch = t("scratch")};
+    });
+    b.expect_close(tolerance::kFloat, tolerance::kBf16Gradient);
+  }
+}
+
+TEST_P(CpuKernels, AdamWAndSums) {
+  Bench b = bench();
+  const Shape shape{40000};
+  for (const char* name : {"grad", "start"}) b.acc_input(name, shape);
+  b.acc_output("master", shape, 0.7);
+  b.acc_output("m", shape, 0.1);
+  b.acc_output("v", shape, 0.2);
+  b.run<AdamW>(&Backend::adamw, [](const auto& t) {
+    return AdamW{.master = t("master"), .m = t("m"), .v = t("v"), .grad = t("grad"),
+                 .compute = {}, .grad_scale = 0.3, .lr = 1e-2, .decay = 0.1, .beta1 = 0.9,
+                 .beta2 = 0.99, .eps = 1e-18, .correction1 = 0.19, .correction2 = 0.0199};
+  });
+  b.expect_close(tolerance::kFloat, tolerance::kFloat);
+  double sums[2];
+  double* to = sums;
+  b.run<SumSquares>(&Backend::sum_squares,
+                    [&](const auto& t) { return SumSquares{t("grad"), view_of(to++, {1})}; });
+  EXPECT_NEAR(sums[1] / sums[0], 1, 1e-12);
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (std::string_view isa : cpu_isas()) {
+    all.push_back({isa, DType::kF32, 1});
+    all.push_back({isa, DType::kF32, 3});
+    // Without hardware for it oneDNN may refuse bf16 products; the program falls back to float32.
+    if (cpu_backend().bf16) all.push_back({isa, DType::kBF16, 2});
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CpuKernels, testing::ValuesIn(cases()), [](const auto& chosen) {
+  return std::string(chosen.param.isa) + "_" + std::string(name_of(chosen.param.compute)) + "_" +
+         std::to_string(chosen.param.threads);
+});
+
+}  // namespace
+}  // namespace rwkv
