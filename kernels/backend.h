@@ -1,5 +1,6 @@
-// A backend is a table of ops. The table is the seam: reference and cpu now, a library opened at run
-// time later. Every op runs on the stream it is given; views live where the backend's device is.
+// A backend is a table of ops. The table is the seam: reference and cpu now, a library opened at
+// run time later. Every op runs on the stream it is given; views live where the backend's device
+// is.
 #pragma once
 
 #include <string>

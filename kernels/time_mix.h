@@ -13,35 +13,36 @@ namespace rwkv {
 //   k     = key (1 + (a - 1) k_a)
 //   A     = -kappa, Bv = kappa a
 struct TimeMixInForward {
-  ConstTensor decay;            // (R, C) acc: output of the decay low-rank MLP
-  ConstTensor iclr;             // (R, C) output of the in-context-learning-rate MLP, pre-sigmoid
-  ConstTensor value_gate;       // (R, C) output of the value-residual MLP; empty in the first layer
-  ConstTensor key, value;       // (R, C) projections
-  ConstTensor v_first;          // (R, C) v of the first layer; empty in the first layer
-  ConstTensor w0, a0, k_k, k_a; // (C) acc
-  ConstTensor v0;               // (C) acc; empty in the first layer
+  ConstTensor decay;       // (R, C) acc: output of the decay low-rank MLP
+  ConstTensor iclr;        // (R, C) output of the in-context-learning-rate MLP, pre-sigmoid
+  ConstTensor value_gate;  // (R, C) output of the value-residual MLP; empty in the first layer
+  ConstTensor key, value;  // (R, C) projections
+  ConstTensor v_first;     // (R, C) v of the first layer; empty in the first layer
+  ConstTensor w0, a0, k_k, k_a;  // (C) acc
+  ConstTensor v0;                // (C) acc; empty in the first layer
   int64_t head_size = 64;
-  Tensor w_raw;                 // (R, C) acc; may be decay
-  Tensor k, v, a, b;            // (R, C): k, v, A, Bv of the recurrence
+  Tensor w_raw;       // (R, C) acc; may be decay
+  Tensor k, v, a, b;  // (R, C): k, v, A, Bv of the recurrence
 };
 
 struct TimeMixInBackward {
   ConstTensor iclr, value_gate, key, value, v_first;  // (R, C) as above
   ConstTensor a0, k_k, k_a, v0;                       // (C) acc
   int64_t head_size = 64;
-  ConstTensor dw_raw;               // (R, C) acc
-  ConstTensor dk, dv, da, db;       // (R, C)
-  Tensor diclr, dvalue_gate;        // (R, C); ddecay = dw_raw
-  Tensor dkey, dvalue;              // (R, C)
-  Tensor dv_first;                  // (R, C) acc, accumulated; first layer: its content is added to dv
-  Tensor dw0, da0, dk_k, dk_a, dv0; // (C) acc, accumulated
+  ConstTensor dw_raw;          // (R, C) acc
+  ConstTensor dk, dv, da, db;  // (R, C)
+  Tensor diclr, dvalue_gate;   // (R, C); ddecay = dw_raw
+  Tensor dkey, dvalue;         // (R, C)
+  Tensor dv_first;             // (R, C) acc, accumulated; first layer: its content is added to dv
+  Tensor dw0, da0, dk_k, dk_a, dv0;  // (C) acc, accumulated
 };
 
-// After: z = (GroupNorm(y) + (sum_j r_j k_j r_k[h, j]) v) g, groups = heads, eps 64e-5 at every size.
+// After: z = (GroupNorm(y) + (sum_j r_j k_j r_k[h, j]) v) g, groups = heads, eps 64e-5 at every
+// size.
 struct TimeMixOutForward {
-  ConstTensor y, r, k, v, g;     // (R, C)
+  ConstTensor y, r, k, v, g;       // (R, C)
   ConstTensor ln_weight, ln_bias;  // (C) acc
-  ConstTensor r_k;               // (H, N) acc
+  ConstTensor r_k;                 // (H, N) acc
   int64_t head_size = 64;
   double eps = 64e-5;
   Tensor z;  // (R, C)
@@ -53,9 +54,9 @@ struct TimeMixOutBackward {
   ConstTensor r_k;                 // (H, N) acc
   int64_t head_size = 64;
   double eps = 64e-5;
-  ConstTensor dz;                    // (R, C)
-  Tensor dy, dr, dk, dv, dg;         // (R, C) overwritten; dg may be dz
-  Tensor dln_weight, dln_bias, dr_k; // (C), (C), (H, N) acc, accumulated
+  ConstTensor dz;                     // (R, C)
+  Tensor dy, dr, dk, dv, dg;          // (R, C) overwritten; dg may be dz
+  Tensor dln_weight, dln_bias, dr_k;  // (C), (C), (H, N) acc, accumulated
 };
 
 }  // namespace rwkv

@@ -27,8 +27,8 @@ struct Wkv7Forward {
   ConstTensor s_in;           // (B, H, N, N) acc
   Tensor y;                   // (B, T, H, N)
   Tensor s_out;               // (B, H, N, N) acc; may be s_in
-  Tensor s_saved;             // (B, H, wkv7_saved_states(T), N, wkv7_state_stride(N)) acc, layout of
-                              // the backend's own choice; empty: no backward will follow
+  Tensor s_saved;  // (B, H, wkv7_saved_states(T), N, wkv7_state_stride(N)) acc, layout of
+                   // the backend's own choice; empty: no backward will follow
 };
 
 // Elements of scratch (acc type) that a backward pass needs a thread.

@@ -50,7 +50,8 @@ std::string plan_text(const Recipe& recipe, const Machine& machine, const Model&
   const int64_t tokens = recipe.train.batch * recipe.train.context;
   const auto parameters = static_cast<double>(count_elements(model.params()));
   const double flops = flops_per_token(model.config());
-  // A ring all-reduce sends 2 (D - 1) / D of the gradients; the step's totals are 8 numbers and some.
+  // A ring all-reduce sends 2 (D - 1) / D of the gradients; the step's totals are 8 numbers and
+  // some.
   const double sent = 2.0 * (mesh.data - 1) / mesh.data * parameters *
                       static_cast<double>(bytes_of(machine.precision.accumulate));
   std::string text = fmt::format("recipe   {}: valid\n", recipe.name);
@@ -58,9 +59,10 @@ std::string plan_text(const Recipe& recipe, const Machine& machine, const Model&
                       human_count(parameters), flops);
   text += fmt::format("mesh     {} ranks: data {} x sequence {}, {} parked\n", ranks, mesh.data,
                       mesh.sequence, mesh.parked);
-  text += fmt::format("step     {} tokens: {} sequences of {}; a rank has up to {} in {} passes of {}\n",
-                      tokens, recipe.train.batch, recipe.train.context, share.count(),
-                      (share.count() + micro - 1) / micro, micro);
+  text += fmt::format(
+      "step     {} tokens: {} sequences of {}; a rank has up to {} in {} passes of {}\n", tokens,
+      recipe.train.batch, recipe.train.context, share.count(), (share.count() + micro - 1) / micro,
+      micro);
   text += fmt::format("run      {} steps, {} tokens, {:.3g} FLOPs\n", recipe.train.steps,
                       human_count(static_cast<double>(tokens * recipe.train.steps)),
                       flops * static_cast<double>(tokens * recipe.train.steps));

@@ -15,7 +15,7 @@ namespace rwkv {
 // Where a command runs.
 struct Context {
   Communicator& world;
-  std::vector<std::string> arguments;  // the whole command line, program first
+  std::vector<std::string> arguments;       // the whole command line, program first
   const volatile int* stop_flag = nullptr;  // set by SIGINT, SIGTERM, SIGUSR1
 
   bool root() const { return world.rank() == 0; }

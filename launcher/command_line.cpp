@@ -42,8 +42,9 @@ CommandAction parse_command_line(const std::vector<std::string>& arguments) {
   CLI::App app("Trains RWKV-7 language models over many ranks.", "rwkv-dist");
   app.require_subcommand(0, 1);
   app.set_version_flag("--version", program_line());
-  app.footer("\n`rwkv-dist RECIPE.yaml [key=value ...]` trains; any key of a recipe can be given:\n" +
-             recipe_help());
+  app.footer(
+      "\n`rwkv-dist RECIPE.yaml [key=value ...]` trains; any key of a recipe can be given:\n" +
+      recipe_help());
   CommandAction chosen;
   add_train(app, chosen);
   add_check(app, chosen);
@@ -64,8 +65,8 @@ CommandAction parse_command_line(const std::vector<std::string>& arguments) {
   } catch (const CLI::CallForVersion&) {
     return printing(program_line() + "\n");
   } catch (const CLI::ParseError& error) {
-    throw InputError(fmt::format("{} (rwkv-dist --help lists commands and keys)",
-                                 first_line(error.what())));
+    throw InputError(
+        fmt::format("{} (rwkv-dist --help lists commands and keys)", first_line(error.what())));
   }
   if (!chosen) return printing(app.help());
   return chosen;

@@ -93,7 +93,8 @@ void add_eval(CLI::App& app, CommandAction& chosen) {
   CLI::App* command = app.add_subcommand("eval", "loss over data, each sample once, in order");
   command->add_option("SOURCE", arguments->source, "run folder, checkpoint or .pth")->required();
   command->add_option("KEY=VALUE", arguments->overrides, "keys that replace the recipe's");
-  command->add_option("--dump", arguments->dump, "write loss and final state of each sample (HDF5)");
+  command->add_option("--dump", arguments->dump,
+                      "write loss and final state of each sample (HDF5)");
   command->add_flag("--logits", arguments->logits, "and the logits");
   command->callback([arguments, &chosen] {
     chosen = [arguments](Context& context) { return evaluate(context, *arguments); };

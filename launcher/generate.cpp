@@ -23,9 +23,8 @@ ExitCode generate(Context& context, const GenerateArguments& arguments) {
     SamplingOptions sampling = arguments.sampling;
     sampling.begin_with_end_token = !arguments.no_bos;
     const auto tokenizer = make_tokenizer(loaded.recipe.data.tokenizer);
-    const std::string text =
-        generate_text(loaded.pass(), *loaded.model, *loaded.store, loaded.machine.precision,
-                      *tokenizer, prompt, sampling);
+    const std::string text = generate_text(loaded.pass(), *loaded.model, *loaded.store,
+                                           loaded.machine.precision, *tokenizer, prompt, sampling);
     std::printf("%s%s\n", prompt.c_str(), text.c_str());
   });
   return ExitCode::kDone;

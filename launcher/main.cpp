@@ -17,8 +17,8 @@ volatile std::sig_atomic_t* stop_flag() {
 void ask_to_stop(int) { *stop_flag() = 1; }
 
 // The OpenMP runtime reads its environment when it is loaded: before main. So the program sets what
-// it wants (threads that wait must not spin: two processes on the same cores would starve each other)
-// and starts itself again, once.
+// it wants (threads that wait must not spin: two processes on the same cores would starve each
+// other) and starts itself again, once.
 void prepare_environment(char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") != nullptr) return;
   if (setenv("OMP_WAIT_POLICY", "passive", 0) == 0) execv("/proc/self/exe", argv);
@@ -41,8 +41,8 @@ int run(const std::vector<std::string>& arguments, rwkv::CommandAction& action) 
     return static_cast<int>(error.exit_code());
   } catch (const std::exception& error) {
     const auto* typed = dynamic_cast<const rwkv::Error*>(&error);
-    const int code = static_cast<int>(typed != nullptr ? typed->exit_code()
-                                                       : rwkv::ExitCode::kFatal);
+    const int code =
+        static_cast<int>(typed != nullptr ? typed->exit_code() : rwkv::ExitCode::kFatal);
     if (world->size() == 1) {
       std::fprintf(stderr, "%s\n", error.what());
       return code;

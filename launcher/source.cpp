@@ -20,10 +20,9 @@ LoadedSource load_source(const std::string& source, const std::vector<std::strin
                                RecipeUse::kSource);
   loaded.machine = choose_machine(loaded.recipe, local_ranks);
   const int64_t vocab = make_tokenizer(loaded.recipe.data.tokenizer)->vocab();
-  loaded.model = std::make_unique<Model>(
-      resolve_model(weights.model(loaded.recipe.model), vocab));
-  loaded.store = std::make_unique<ParamStore>(loaded.model->params(), loaded.machine.precision,
-                                              false);
+  loaded.model = std::make_unique<Model>(resolve_model(weights.model(loaded.recipe.model), vocab));
+  loaded.store =
+      std::make_unique<ParamStore>(loaded.model->params(), loaded.machine.precision, false);
   weights.load(*loaded.store);
   loaded.store->refresh(*loaded.machine.ops, loaded.pass().stream);
   return loaded;

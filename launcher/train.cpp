@@ -31,8 +31,8 @@ Recipe load_everywhere(Communicator& world, const TrainArguments& arguments) {
 
 // How the user would start this again, as far as a process can know.
 std::string command_again(const Context& context) {
-  std::string line = context.world.size() > 1 ? fmt::format("mpirun -n {} ", context.world.size())
-                                              : std::string();
+  std::string line =
+      context.world.size() > 1 ? fmt::format("mpirun -n {} ", context.world.size()) : std::string();
   for (const std::string& argument : context.arguments) line += argument + " ";
   line.pop_back();
   return line;
@@ -65,13 +65,14 @@ ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine
   std::unique_ptr<RunFolder> folder;
   on_root(ranks, [&] { folder = std::make_unique<RunFolder>(recipe.run.dir); });
   trainer->set_stop_flag(context.stop_flag);
-  const RunSetup setup{resume,
-                       folder.get(),
-                       stdout,
-                       isatty(STDOUT_FILENO) == 1 && !under_launcher(),  // mpirun gives a pty always
-                       program_line(),
-                       host_line(context.world, mesh.active(), machine.threads, machine.ops->isa),
-                       command_again(context)};
+  const RunSetup setup{
+      resume,
+      folder.get(),
+      stdout,
+      isatty(STDOUT_FILENO) == 1 && !under_launcher(),  // mpirun gives a pty always
+      program_line(),
+      host_line(context.world, mesh.active(), machine.threads, machine.ops->isa),
+      command_again(context)};
   return run_training(*trainer, machine, ranks, setup);
 }
 

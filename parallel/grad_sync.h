@@ -11,8 +11,8 @@ namespace rwkv {
 class GradSync {
  public:
   virtual ~GradSync() = default;
-  // gradients (n) f32 or f64 become the sum over all ranks of the communicator, the same bits on each.
-  // Collective.
+  // gradients (n) f32 or f64 become the sum over all ranks of the communicator, the same bits on
+  // each. Collective.
   virtual void reduce(Tensor gradients, const Stream&) = 0;
 };
 

@@ -24,8 +24,8 @@ LaunchFacts read_launch_facts();  // of this process
 // Whether the ranks of this host have to share cores, so that one that waits should give way.
 bool oversubscribed(const LaunchFacts&, int usable_cores, int host_cores);
 
-// Before MPI_Init: asks Open MPI to yield while it waits when ranks
-// share cores. What the user has set stays.
+// Before MPI_Init: asks Open MPI for the faster of its nonblocking sums and, when ranks share
+// cores, to yield while it waits. What the user has set stays.
 void prepare_mpi_environment(const LaunchFacts&);
 
 }  // namespace rwkv

@@ -50,7 +50,8 @@ struct View {
   template <class T>
   [[gnu::always_inline]] auto* as() const {
     using Element = std::conditional_t<std::is_const_v<Byte>, const T, T>;
-    if (data != nullptr && dtype != kDTypeOf<T>) [[unlikely]] wrong_type(kDTypeOf<T>);
+    if (data != nullptr && dtype != kDTypeOf<T>) [[unlikely]]
+      wrong_type(kDTypeOf<T>);
     return reinterpret_cast<Element*>(data);
   }
 
@@ -73,10 +74,7 @@ struct View {
   }
 
   template <class B = Byte>
-    requires(!std::is_const_v<B>)
-  operator View<const B>() const {
-    return {data, dtype, shape};
-  }
+  requires(!std::is_const_v<B>) operator View<const B>() const { return {data, dtype, shape}; }
 
  private:
   [[noreturn, gnu::noinline]] void wrong_type(DType wanted) const {

@@ -15,10 +15,10 @@ namespace rwkv {
 
 // What a sample holds beside its tokens. Spans of length context, aligned with the targets.
 struct SampleView {
-  std::span<int32_t> tokens;   // context + 1
-  std::span<float> weight;     // weight of each target in the loss; sources fill 1 or 0
-  // Grading (generators only; kUngraded elsewhere): which question a target belongs to, counted from
-  // 0 within the sample, and which skill the question tests. All targets of a question must be
+  std::span<int32_t> tokens;  // context + 1
+  std::span<float> weight;    // weight of each target in the loss; sources fill 1 or 0
+  // Grading (generators only; kUngraded elsewhere): which question a target belongs to, counted
+  // from 0 within the sample, and which skill the question tests. All targets of a question must be
   // predicted (argmax) for it to count as answered.
   std::span<int32_t> question;  // kUngraded, or the question's index
   std::span<int32_t> skill;     // index into SampleSource::skills()
@@ -45,17 +45,19 @@ class SampleSource {
   virtual std::string prompt() const { return ""; }
 };
 
-// Which samples a step takes: sample number for (step, slot of the batch). Pure; independent of ranks.
+// Which samples a step takes: sample number for (step, slot of the batch). Pure; independent of
+// ranks.
 class Sampler {
  public:
   virtual ~Sampler() = default;
   virtual int64_t sample(int64_t step, int64_t slot) const = 0;
 };
 
-// Training source of a recipe. `vocab`: every token read must be below it, else InputError naming the
-// file, the position and the token.
+// Training source of a recipe. `vocab`: every token read must be below it, else InputError naming
+// the file, the position and the token.
 std::unique_ptr<SampleSource> make_train_source(const Recipe&, int64_t vocab);
-// Held-out samples: generators with seed + 1, files by data.validation; nullptr when there are none.
+// Held-out samples: generators with seed + 1, files by data.validation; nullptr when there are
+// none.
 std::unique_ptr<SampleSource> make_validation_source(const Recipe&, int64_t vocab);
 // The samples of data.path in order, each once, for `eval`. Generators: their held-out samples.
 std::unique_ptr<SampleSource> make_eval_source(const Recipe&, int64_t vocab);

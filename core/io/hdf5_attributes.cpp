@@ -72,7 +72,7 @@ std::string Hdf5File::text_attribute(std::string_view name) const {
   if (checked(H5Tis_variable_str(type.id()), at, "read the type") > 0) {
     char* text = nullptr;
     checked<InputError>(H5Aread(attribute.id(), type.id(), &text), at, "read");
-    const std::string out = text == nullptr ? "" : text;
+    std::string out = text == nullptr ? "" : text;
     checked(H5free_memory(text), at, "free");
     return out;
   }

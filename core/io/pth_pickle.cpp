@@ -370,31 +370,12 @@ Pickle Machine::run() {
 }  // namespace
 
 std::string_view name_of(PickleValue::Kind kind) {
-  switch (kind) {
-    case Kind::kNone:
-      return "None";
-    case Kind::kBool:
-      return "a bool";
-    case Kind::kInt:
-      return "an int";
-    case Kind::kFloat:
-      return "a float";
-    case Kind::kText:
-      return "a text";
-    case Kind::kTuple:
-      return "a tuple";
-    case Kind::kList:
-      return "a list";
-    case Kind::kDict:
-      return "a dict";
-    case Kind::kGlobal:
-      return "a class";
-    case Kind::kCall:
-      return "a tensor or parameter";
-    case Kind::kPersistent:
-      return "a storage";
-  }
-  return "?";
+  // In the order of Kind.
+  constexpr std::array<std::string_view, 11> kNames = {
+      "None",     "a bool", "an int", "a float", "a text",
+      "a tuple",  "a list", "a dict", "a class", "a tensor or parameter",
+      "a storage"};
+  return kNames.at(static_cast<size_t>(kind));
 }
 
 Pickle run_pickle(std::span<const std::byte> bytes, const std::string& where) {

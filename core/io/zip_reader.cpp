@@ -2,7 +2,6 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <limits>
 #include <string>
 #include <unordered_set>
 
@@ -180,12 +179,14 @@ Located read_entry(const Archive& zip, uint64_t& at) {
   out.entry.crc = zip.load<uint32_t>(at + 16);
   const std::string name = "entry " + in_quotes(out.entry.name);
   if (!is_plain_name(out.entry.name)) zip.refuse(name + ": not a plain relative name");
+  // Before the flags, some of which describe a compression.
+  if (zip.load<uint16_t>(at + 10) != 0) {
+    zip.refuse(name + ": compressed; only stored ones are read");
+  }
   const auto flags = zip.load<uint16_t>(at + 8);
   if ((flags & ~(kSizesFollow | kUtf8Names)) != 0) {
     zip.refuse(name + ": encrypted or of an unknown kind");
   }
-  if (zip.load<uint16_t>(at + 10) != 0)
-    zip.refuse(name + ": compressed; only stored ones are read");
   if (zip.load<uint16_t>(at + 34) != 0) zip.refuse(name + ": lies in another part of the archive");
   uint64_t stored = zip.load<uint32_t>(at + 20), whole = zip.load<uint32_t>(at + 24);
   uint64_t offset = zip.load<uint32_t>(at + 42);
@@ -250,6 +251,7 @@ std::vector<ZipEntry> read_stored_zip(std::span<const std::byte> archive,
     zip.refuse("damaged zip archive: its directory has another length than it says");
   }
   std::vector<ZipEntry> out;
+  out.reserve(located.size());
   for (const Located& l : located) out.push_back(l.entry);
   std::sort(located.begin(), located.end(),
             [](const Located& a, const Located& b) { return a.begin < b.begin; });

@@ -70,19 +70,20 @@ class Block {
   virtual std::vector<ParamSpec> params() const = 0;
   virtual std::vector<Carry> carries() const = 0;
 
-  // Takes what must live until the backward pass from `saved`, everything else from `scratch`, which
-  // blocks share one after the other.
+  // Takes what must live until the backward pass from `saved`, everything else from `scratch`,
+  // which blocks share one after the other.
   virtual std::unique_ptr<Saved> plan(Arena& saved, Arena& scratch, const BlockPlan&) const = 0;
 
-  // out.x = block(in.x). `entering` are the carried states before the first token, `leaving` receives
-  // those after the last one. v_first is written by the first RWKV block, read by the others.
+  // out.x = block(in.x). `entering` are the carried states before the first token, `leaving`
+  // receives those after the last one. v_first is written by the first RWKV block, read by the
+  // others.
   virtual void forward(const Pass&, std::span<const Param>, Saved&, const Flow& in, const Flow& out,
                        Boundary entering, Boundary leaving) const = 0;
 
   // After a forward pass on the same Saved. dout.x, dout.v_first: gradients of what left the block;
   // din receives those of what entered (din may be dout: in place). Parameter gradients are
-  // accumulated. dleaving: gradients of `leaving`, from the right; empty span: zero. dentering: those
-  // of `entering`, overwritten; empty span: not wanted.
+  // accumulated. dleaving: gradients of `leaving`, from the right; empty span: zero. dentering:
+  // those of `entering`, overwritten; empty span: not wanted.
   virtual void backward(const Pass&, std::span<const Param>, Saved&, const Flow& in,
                         const Flow& dout, const Flow& din, Boundary entering, Boundary dleaving,
                         Boundary dentering) const = 0;

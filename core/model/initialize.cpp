@@ -1,5 +1,6 @@
-// Initial values. Orthogonal matrices: the Q of a Gaussian matrix's QR decomposition, signs fixed by
-// R's diagonal, which makes them uniform over the orthogonal group (Mezzadri, arXiv math-ph/0609050).
+// Initial values. Orthogonal matrices: the Q of a Gaussian matrix's QR decomposition, signs fixed
+// by R's diagonal, which makes them uniform over the orthogonal group (Mezzadri, arXiv
+// math-ph/0609050).
 #include <Eigen/QR>
 
 #include "core/base/rng.h"

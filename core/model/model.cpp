@@ -73,9 +73,9 @@ void Model::carry_on(Workspace& ws) const {
 void Model::forward(const Pass& pass, const ParamStore& store, Workspace& ws,
                     ConstTensor tokens) const {
   pass.ops.embedding_forward(pass.stream, {store.master(0), tokens, flat(ws.embedded_)});
-  pass.ops.layer_norm_forward(pass.stream,
-                              {ws.embedded_, store.master(ln0_weight_), store.master(ln0_bias_),
-                               1e-5, ws.x_[0], ws.mean0_, ws.rstd0_});
+  pass.ops.layer_norm_forward(
+      pass.stream, {ws.embedded_, store.master(ln0_weight_), store.master(ln0_bias_), 1e-5,
+                    ws.x_[0], ws.mean0_, ws.rstd0_});
   for (size_t l = 0; l < layers(); ++l) {
     blocks_[l]->forward(pass, block_params(store, l), *ws.saved_[l], {ws.x_[l], ws.v_first_},
                         {ws.x_[l + 1], ws.v_first_}, ws.entering[l], ws.leaving[l]);
@@ -89,9 +89,9 @@ void Model::loss(const Pass& pass, const ParamStore& store, Workspace& ws, const
 
 void Model::last_logits(const Pass& pass, const ParamStore& store, Workspace& ws,
                         Tensor logits) const {
-  pass.ops.layer_norm_forward(pass.stream,
-                              {ws.x_.back(), store.master(ln_out_weight_),
-                               store.master(ln_out_bias_), 1e-5, ws.normed_, ws.mean_, ws.rstd_});
+  pass.ops.layer_norm_forward(
+      pass.stream, {ws.x_.back(), store.master(ln_out_weight_), store.master(ln_out_bias_), 1e-5,
+                    ws.normed_, ws.mean_, ws.rstd_});
   const int64_t tokens = ws.plan_.tokens;
   const Tensor rows = flat(ws.normed_);
   for (int64_t b = 0; b < ws.plan_.batch; ++b) {
@@ -103,25 +103,25 @@ void Model::last_logits(const Pass& pass, const ParamStore& store, Workspace& ws
   }
 }
 
-// Rows in chunks: logits of one chunk at a time are read once for loss and gradient, and never kept.
+// Rows in chunks: logits of one chunk at a time are read once for loss and gradient, and never
+// kept.
 void Model::head(const Pass& pass, const ParamStore& store, Workspace& ws, const Batch& batch,
                  double l2wrap, bool backward, Tensor logits) const {
-  pass.ops.layer_norm_forward(pass.stream,
-                              {ws.x_.back(), store.master(ln_out_weight_),
-                               store.master(ln_out_bias_), 1e-5, ws.normed_, ws.mean_, ws.rstd_});
+  pass.ops.layer_norm_forward(
+      pass.stream, {ws.x_.back(), store.master(ln_out_weight_), store.master(ln_out_bias_), 1e-5,
+                    ws.normed_, ws.mean_, ws.rstd_});
   const Param head = store.params(head_, 1)[0];
   const int64_t rows = ws.loss.elements(), step = ws.logits_.shape[0];
   const Tensor normed = flat(ws.normed_), loss = ws.loss.reshaped({rows}),
                best = ws.best.reshaped({rows});
-  const ConstTensor targets = batch.targets.reshaped({rows}), weight = batch.weight.reshaped({rows});
+  const ConstTensor targets = batch.targets.reshaped({rows}),
+                    weight = batch.weight.reshaped({rows});
   for (int64_t begin = 0; begin < rows; begin += step) {
     const int64_t end = std::min(begin + step, rows);
-    const Tensor chunk = logits.empty() ? ws.logits_.rows(0, end - begin)
-                                        : flat(logits).rows(begin, end);
-    pass.ops.matmul(pass.stream, {.a = normed.rows(begin, end),
-                                  .b = head.compute,
-                                  .c = chunk,
-                                  .trans_b = true});
+    const Tensor chunk =
+        logits.empty() ? ws.logits_.rows(0, end - begin) : flat(logits).rows(begin, end);
+    pass.ops.matmul(pass.stream,
+                    {.a = normed.rows(begin, end), .b = head.compute, .c = chunk, .trans_b = true});
     const Tensor dchunk = backward ? ws.dlogits_.rows(0, end - begin) : Tensor{};
     pass.ops.cross_entropy(pass.stream, {.logits = chunk,
                                          .targets = targets.rows(begin, end),
@@ -131,14 +131,11 @@ void Model::head(const Pass& pass, const ParamStore& store, Workspace& ws, const
                                          .best = best.rows(begin, end),
                                          .dlogits = dchunk});
     if (!backward) continue;
-    pass.ops.matmul(pass.stream, {.a = dchunk,
-                                  .b = normed.rows(begin, end),
-                                  .c = head.grad,
-                                  .trans_a = true,
-                                  .beta = 1});
-    pass.ops.matmul(pass.stream, {.a = dchunk,
-                                  .b = head.compute,
-                                  .c = flat(ws.dnormed_).rows(begin, end)});
+    pass.ops.matmul(
+        pass.stream,
+        {.a = dchunk, .b = normed.rows(begin, end), .c = head.grad, .trans_a = true, .beta = 1});
+    pass.ops.matmul(pass.stream,
+                    {.a = dchunk, .b = head.compute, .c = flat(ws.dnormed_).rows(begin, end)});
   }
 }
 
@@ -148,9 +145,15 @@ void Model::forward_backward(const Pass& pass, const ParamStore& store, Workspac
   forward(pass, store, ws, batch.tokens);
   head(pass, store, ws, batch, l2wrap, true, {});
   const auto params = store.params(0, store.size());
-  pass.ops.layer_norm_backward(
-      pass.stream, {ws.x_.back(), params[ln_out_weight_].master, ws.mean_, ws.rstd_, ws.dnormed_,
-                    {}, ws.dx_, params[ln_out_weight_].grad, params[ln_out_bias_].grad});
+  pass.ops.layer_norm_backward(pass.stream, {ws.x_.back(),
+                                             params[ln_out_weight_].master,
+                                             ws.mean_,
+                                             ws.rstd_,
+                                             ws.dnormed_,
+                                             {},
+                                             ws.dx_,
+                                             params[ln_out_weight_].grad,
+                                             params[ln_out_bias_].grad});
   zero(ws.dv_first_);
   const Flow gradient{ws.dx_, ws.dv_first_};
   for (size_t l = layers(); l-- > 0;) {
@@ -163,12 +166,18 @@ void Model::forward_backward(const Pass& pass, const ParamStore& store, Workspac
                          ws.entering[l], dleaving.empty() ? Boundary{} : Boundary(dleaving[l]),
                          ws.dentering[l]);
   }
-  pass.ops.layer_norm_backward(
-      pass.stream, {ws.embedded_, params[ln0_weight_].master, ws.mean0_, ws.rstd0_, ws.dx_, {},
-                    ws.dx_, params[ln0_weight_].grad, params[ln0_bias_].grad});
+  pass.ops.layer_norm_backward(pass.stream, {ws.embedded_,
+                                             params[ln0_weight_].master,
+                                             ws.mean0_,
+                                             ws.rstd0_,
+                                             ws.dx_,
+                                             {},
+                                             ws.dx_,
+                                             params[ln0_weight_].grad,
+                                             params[ln0_bias_].grad});
   const int64_t rows = ws.loss.elements();
-  pass.ops.embedding_backward(
-      pass.stream, {batch.tokens.reshaped({rows}), flat(ws.dx_), params[0].grad});
+  pass.ops.embedding_backward(pass.stream,
+                              {batch.tokens.reshaped({rows}), flat(ws.dx_), params[0].grad});
 }
 
 }  // namespace rwkv

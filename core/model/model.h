@@ -50,15 +50,15 @@ class Workspace {
   void bind_states(const Model&, Arena&);
 
   ModelPlan plan_;
-  Tensor embedded_;              // (B, T, C): rows of the table, before ln0
-  Tensor mean0_, rstd0_;         // (R) acc
-  std::vector<Tensor> x_;        // (B, T, C): the residual stream before each block, and after all
-  Tensor v_first_;               // (B, T, C)
-  Tensor dx_, dv_first_;         // (B, T, C) compute, acc
+  Tensor embedded_;        // (B, T, C): rows of the table, before ln0
+  Tensor mean0_, rstd0_;   // (R) acc
+  std::vector<Tensor> x_;  // (B, T, C): the residual stream before each block, and after all
+  Tensor v_first_;         // (B, T, C)
+  Tensor dx_, dv_first_;   // (B, T, C) compute, acc
   std::vector<std::unique_ptr<Saved>> saved_;  // a layer; they share memory when recomputing
-  Tensor normed_, mean_, rstd_;  // ln_out: (B, T, C), (R) acc
-  Tensor dnormed_;               // (B, T, C)
-  Tensor logits_, dlogits_;      // (rows of a head chunk, V) acc, compute
+  Tensor normed_, mean_, rstd_;                // ln_out: (B, T, C), (R) acc
+  Tensor dnormed_;                             // (B, T, C)
+  Tensor logits_, dlogits_;                    // (rows of a head chunk, V) acc, compute
   Buffer memory_, scratch_;
   std::vector<Arena::Entry> entries_;
 };
@@ -82,8 +82,8 @@ class Model {
 
   // Embedding and blocks, from ws.entering; fills ws.leaving.
   void forward(const Pass&, const ParamStore&, Workspace&, ConstTensor tokens) const;
-  // ln_out, head, loss of every token: fills ws.loss and ws.best. After forward(). `logits` receives
-  // (B, T, V) acc when not empty.
+  // ln_out, head, loss of every token: fills ws.loss and ws.best. After forward(). `logits`
+  // receives (B, T, V) acc when not empty.
   void loss(const Pass&, const ParamStore&, Workspace&, const Batch&, Tensor logits) const;
   // Logits of the last token of each sequence: (B, V) acc. After forward().
   void last_logits(const Pass&, const ParamStore&, Workspace&, Tensor logits) const;

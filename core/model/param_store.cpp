@@ -12,7 +12,8 @@ namespace {
 int64_t padded(int64_t elements) { return (elements + 15) / 16 * 16; }
 
 Tensor part(const Tensor& all, int64_t offset, const Shape& shape) {
-  return {all.data == nullptr ? nullptr : all.data + offset * bytes_of(all.dtype), all.dtype, shape};
+  return {all.data == nullptr ? nullptr : all.data + offset * bytes_of(all.dtype), all.dtype,
+          shape};
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The parameters of a run: masters, compute copies, gradients, moments, each in one piece of memory,
-// so that a reduction or a hash is one call.
+// The parameters of a run: masters, compute copies, gradients, moments, each in one piece of
+// memory, so that a reduction or a hash is one call.
 #pragma once
 
 #include <span>

@@ -18,7 +18,8 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
   const Shape sequence{batch_, tokens_, width_}, flat{rows, width_};
   u1 = keep("normed", sequence);
   u2 = keep("normed", sequence);
-  for (Tensor* t : {&mean1, &rstd1, &mean2, &rstd2}) *t = saved.take("norm statistics", acc, {rows});
+  for (Tensor* t : {&mean1, &rstd1, &mean2, &rstd2})
+    *t = saved.take("norm statistics", acc, {rows});
   for (Tensor* t : {&r, &key, &value, &k, &a, &b, &g, &y, &iclr_out}) *t = keep("time mix", flat);
   if (!first) {
     own_v = keep("time mix", flat);
@@ -38,17 +39,16 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
   squared = borrow("channel mix hidden", {rows, model.ffn_width});
   if (!plan.backward) return;
   x_mid = keep("residual stream", sequence);
-  states = saved.take("states", acc,
-                      {batch_, heads, wkv7_saved_states(tokens_), head_size_,
-                       wkv7_state_stride(head_size_)});
+  states = saved.take(
+      "states", acc,
+      {batch_, heads, wkv7_saved_states(tokens_), head_size_, wkv7_state_stride(head_size_)});
   for (Tensor& t : dmixed) t = borrow("gradients of mixes", sequence);
   du = borrow("gradients", sequence);
   for (Tensor* t : {&dy, &dr, &dk, &dv, &da, &db, &dkey, &dvalue, &diclr, &dresidual}) {
     *t = borrow("gradients", flat);
   }
   dw_raw = scratch.take("gradients", acc, flat);
-  wkv_scratch =
-      scratch.take("recurrence", acc, {plan.threads, wkv7_backward_scratch(head_size_)});
+  wkv_scratch = scratch.take("recurrence", acc, {plan.threads, wkv7_backward_scratch(head_size_)});
 }
 
 void Rwkv7Block::Activations::plan_low_rank(Arena& saved, Arena& scratch, LowRank& mlp,
@@ -84,8 +84,7 @@ Tensor Rwkv7Block::Call::grad(Rwkv7Param p) const {
 }
 
 void Rwkv7Block::Call::product(const Tensor& x, Rwkv7Param w, const Tensor& out) const {
-  pass.ops.matmul(pass.stream,
-                  {.a = a.rows(x), .b = weight(w), .c = a.rows(out), .trans_b = true});
+  pass.ops.matmul(pass.stream, {.a = a.rows(x), .b = weight(w), .c = a.rows(out), .trans_b = true});
 }
 
 void Rwkv7Block::Call::weight_gradient(const ConstTensor& dout, const Tensor& x,
@@ -111,9 +110,8 @@ void Rwkv7Block::Call::low_rank_forward(const LowRank& mlp, Rwkv7Param w1, Rwkv7
                                         const Tensor& x, const Tensor& out) const {
   pass.ops.matmul(pass.stream, {.a = a.rows(x), .b = weight(w1), .c = mlp.inner});
   if (mlp.active) pass.ops.activation_forward(pass.stream, {mlp.f, mlp.inner, mlp.outer});
-  pass.ops.matmul(pass.stream, {.a = mlp.active ? mlp.outer : mlp.inner,
-                                .b = weight(w2),
-                                .c = a.rows(out)});
+  pass.ops.matmul(pass.stream,
+                  {.a = mlp.active ? mlp.outer : mlp.inner, .b = weight(w2), .c = a.rows(out)});
 }
 
 void Rwkv7Block::Call::low_rank_backward(const LowRank& mlp, Rwkv7Param w1, Rwkv7Param w2,
@@ -130,11 +128,8 @@ void Rwkv7Block::Call::low_rank_backward(const LowRank& mlp, Rwkv7Param w1, Rwkv
   if (mlp.active) {
     pass.ops.activation_backward(pass.stream, {mlp.f, mlp.inner, mlp.gradient, mlp.gradient});
   }
-  pass.ops.matmul(pass.stream, {.a = a.rows(x),
-                                .b = mlp.gradient,
-                                .c = grad(w1),
-                                .trans_a = true,
-                                .beta = 1});
+  pass.ops.matmul(pass.stream,
+                  {.a = a.rows(x), .b = mlp.gradient, .c = grad(w1), .trans_a = true, .beta = 1});
   pass.ops.matmul(pass.stream, {.a = mlp.gradient,
                                 .b = weight(w1),
                                 .c = a.rows(dx),
@@ -144,16 +139,16 @@ void Rwkv7Block::Call::low_rank_backward(const LowRank& mlp, Rwkv7Param w1, Rwkv
 
 TokenShiftForward Rwkv7Block::Call::shift_time_mix(const Tensor& halo,
                                                    const Tensor& halo_out) const {
-  TokenShiftForward op{.u = a.u1, .halo = halo, .mixes = kMaxMixes, .mix = {}, .out = a.mixed,
-                       .halo_out = halo_out};
+  TokenShiftForward op{
+      .u = a.u1, .halo = halo, .mixes = kMaxMixes, .mix = {}, .out = a.mixed, .halo_out = halo_out};
   for (size_t m = 0; m < kMaxMixes; ++m) op.mix[m] = vec(kTimeMixes[m]);
   return op;
 }
 
 TokenShiftForward Rwkv7Block::Call::shift_channel_mix(const Tensor& halo,
                                                       const Tensor& halo_out) const {
-  TokenShiftForward op{.u = a.u2, .halo = halo, .mixes = 1, .mix = {}, .out = {},
-                       .halo_out = halo_out};
+  TokenShiftForward op{
+      .u = a.u2, .halo = halo, .mixes = 1, .mix = {}, .out = {}, .halo_out = halo_out};
   op.mix[0] = vec(P::kFfnXk);
   op.out[0] = a.mixed[0];
   return op;

@@ -1,4 +1,5 @@
-// Memory and small helpers of Rwkv7Block; included by rwkv7_block.cpp and rwkv7_activations.cpp only.
+// Memory and small helpers of Rwkv7Block; included by rwkv7_block.cpp and rwkv7_activations.cpp
+// only.
 #pragma once
 
 #include "core/model/rwkv7_block.h"
@@ -6,9 +7,9 @@
 namespace rwkv {
 
 // The six mixes of time mix in the order of Activations::mixed.
-inline constexpr std::array<Rwkv7Param, kMaxMixes> kTimeMixes = {
-    Rwkv7Param::kXr, Rwkv7Param::kXw, Rwkv7Param::kXk,
-    Rwkv7Param::kXv, Rwkv7Param::kXa, Rwkv7Param::kXg};
+inline constexpr std::array<Rwkv7Param, kMaxMixes> kTimeMixes = {Rwkv7Param::kXr, Rwkv7Param::kXw,
+                                                                 Rwkv7Param::kXk, Rwkv7Param::kXv,
+                                                                 Rwkv7Param::kXa, Rwkv7Param::kXg};
 
 // A low-rank MLP x -> f(x w1) w2. `inner` is x w1.
 struct LowRank {
@@ -36,8 +37,8 @@ struct Rwkv7Block::Activations final : Saved {
   LowRank decay, iclr, residual, gate;
 
   // Scratch.
-  std::array<Tensor, kMaxMixes> mixed, dmixed;  // (B, T, C)
-  Tensor z, squared, du;                        // (R, C), (R, F), (B, T, C)
+  std::array<Tensor, kMaxMixes> mixed, dmixed;                    // (B, T, C)
+  Tensor z, squared, du;                                          // (R, C), (R, F), (B, T, C)
   Tensor dy, dr, dk, dv, da, db, dkey, dvalue, diclr, dresidual;  // (R, C)
   Tensor dw_raw, wkv_scratch;                                     // (R, C) acc; (threads, n) acc
 

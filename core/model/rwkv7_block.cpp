@@ -65,8 +65,8 @@ void Rwkv7Block::time_mix_forward(const Call& call, ConstTensor x, const Flow& o
   const auto& [pass, params, index, a] = call;
   const Backend& ops = pass.ops;
   const Stream& stream = pass.stream;
-  ops.layer_norm_forward(stream, {x, call.vec(P::kLn1Weight), call.vec(P::kLn1Bias), 1e-5, a.u1,
-                                  a.mean1, a.rstd1});
+  ops.layer_norm_forward(
+      stream, {x, call.vec(P::kLn1Weight), call.vec(P::kLn1Bias), 1e-5, a.u1, a.mean1, a.rstd1});
   ops.token_shift_forward(stream, call.shift_time_mix(entering[kAttShift], at(leaving, kAttShift)));
   call.product(a.mixed[0], P::kReceptance, a.r);
   call.product(a.mixed[2], P::kKey, a.key);
@@ -120,8 +120,8 @@ void Rwkv7Block::channel_mix_forward(const Call& call, Tensor x, Boundary enteri
   const auto& [pass, params, index, a] = call;
   pass.ops.layer_norm_forward(pass.stream, {x, call.vec(P::kLn2Weight), call.vec(P::kLn2Bias), 1e-5,
                                             a.u2, a.mean2, a.rstd2});
-  pass.ops.token_shift_forward(
-      pass.stream, call.shift_channel_mix(entering[kFfnShift], at(leaving, kFfnShift)));
+  pass.ops.token_shift_forward(pass.stream,
+                               call.shift_channel_mix(entering[kFfnShift], at(leaving, kFfnShift)));
   call.product(a.mixed[0], P::kFfnKey, a.hidden);
   pass.ops.activation_forward(pass.stream, {Activation::kReluSquared, a.hidden, a.squared});
   pass.ops.matmul(pass.stream, {.a = a.rows(a.squared),
@@ -227,32 +227,31 @@ void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor 
                                    Boundary dentering) const {
   const auto& [pass, params, index, a] = call;
   recurrence_backward(call, dx, entering, dleaving, dentering);
-  pass.ops.time_mix_in_backward(pass.stream,
-                                {.iclr = a.iclr_out,
-                                 .value_gate = a.residual_out,
-                                 .key = a.key,
-                                 .value = a.value,
-                                 .v_first = first_ ? ConstTensor{} : v_first,
-                                 .a0 = call.vec(P::kA0),
-                                 .k_k = call.vec(P::kKk),
-                                 .k_a = call.vec(P::kKa),
-                                 .v0 = call.vec(P::kV0),
-                                 .head_size = config_.head_size,
-                                 .dw_raw = a.dw_raw,
-                                 .dk = a.dk,
-                                 .dv = a.dv,
-                                 .da = a.da,
-                                 .db = a.db,
-                                 .diclr = a.diclr,
-                                 .dvalue_gate = a.dresidual,
-                                 .dkey = a.dkey,
-                                 .dvalue = a.dvalue,
-                                 .dv_first = dv_first,
-                                 .dw0 = call.grad(P::kW0),
-                                 .da0 = call.grad(P::kA0),
-                                 .dk_k = call.grad(P::kKk),
-                                 .dk_a = call.grad(P::kKa),
-                                 .dv0 = call.grad(P::kV0)});
+  pass.ops.time_mix_in_backward(pass.stream, {.iclr = a.iclr_out,
+                                              .value_gate = a.residual_out,
+                                              .key = a.key,
+                                              .value = a.value,
+                                              .v_first = first_ ? ConstTensor{} : v_first,
+                                              .a0 = call.vec(P::kA0),
+                                              .k_k = call.vec(P::kKk),
+                                              .k_a = call.vec(P::kKa),
+                                              .v0 = call.vec(P::kV0),
+                                              .head_size = config_.head_size,
+                                              .dw_raw = a.dw_raw,
+                                              .dk = a.dk,
+                                              .dv = a.dv,
+                                              .da = a.da,
+                                              .db = a.db,
+                                              .diclr = a.diclr,
+                                              .dvalue_gate = a.dresidual,
+                                              .dkey = a.dkey,
+                                              .dvalue = a.dvalue,
+                                              .dv_first = dv_first,
+                                              .dw0 = call.grad(P::kW0),
+                                              .da0 = call.grad(P::kA0),
+                                              .dk_k = call.grad(P::kKk),
+                                              .dk_a = call.grad(P::kKa),
+                                              .dv0 = call.grad(P::kV0)});
   call.weight_gradient(a.dr, a.mixed[0], P::kReceptance);
   call.weight_gradient(a.dkey, a.mixed[2], P::kKey);
   call.weight_gradient(a.dvalue, a.mixed[3], P::kValue);

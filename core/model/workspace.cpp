@@ -71,8 +71,7 @@ void Workspace::bind_states(const Model& model, Arena& arena) {
         for (int i = 0; i < carry.shape.rank; ++i) {
           shape.dim[static_cast<size_t>(shape.rank++)] = carry.shape[i];
         }
-        (*states)[l].push_back(
-            arena.take("carried states", plan_.precision.accumulate, shape));
+        (*states)[l].push_back(arena.take("carried states", plan_.precision.accumulate, shape));
       }
     }
   }

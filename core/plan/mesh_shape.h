@@ -17,8 +17,8 @@ struct MeshShape {
   int active() const { return data * sequence; }
 };
 
-// auto: data = min(ranks, batch), sequence = 1. Throws InputError when given values ask for more ranks
-// than there are, or for more data ranks than sequences.
+// auto: data = min(ranks, batch), sequence = 1. Throws InputError when given values ask for more
+// ranks than there are, or for more data ranks than sequences.
 MeshShape plan_mesh(const Recipe&, int ranks);
 
 // Samples of a step that data group d owns: [floor(d B / D), floor((d + 1) B / D)).
@@ -28,7 +28,8 @@ struct Share {
 };
 Share share_of(int64_t batch, int groups, int group);
 
-// Sequences a pass: the recipe's, or as many as hold about 8,192 tokens, evened out over the passes.
+// Sequences a pass: the recipe's, or as many as hold about 8,192 tokens, evened out over the
+// passes.
 int64_t plan_micro_batch(const Recipe&, int64_t share);
 
 }  // namespace rwkv

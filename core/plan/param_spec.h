@@ -1,4 +1,5 @@
-// One row per parameter: name, shape, how it starts, how it is trained. The official recipe as data.
+// One row per parameter: name, shape, how it starts, how it is trained. The official recipe as
+// data.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +41,8 @@ struct Extent {
   int64_t begin, end;
 };
 
-// Splits all parameters, in order, into `parts` runs of nearly equal element counts and returns part
-// `index`. Deterministic; the parts tile every parameter exactly.
+// Splits all parameters, in order, into `parts` runs of nearly equal element counts and returns
+// part `index`. Deterministic; the parts tile every parameter exactly.
 std::vector<Extent> shard(std::span<const ParamSpec>, int parts, int index);
 
 int64_t count_elements(std::span<const ParamSpec>);

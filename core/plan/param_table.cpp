@@ -13,15 +13,18 @@ namespace {
 constexpr auto kParams = static_cast<size_t>(Rwkv7Param::kCount);
 
 constexpr std::array<std::string_view, kParams> kNames = {
-    "ln0.weight",         "ln0.bias",        "ln1.weight",       "ln1.bias",
-    "ln2.weight",         "ln2.bias",        "att.x_r",          "att.x_w",
-    "att.x_k",            "att.x_v",         "att.x_a",          "att.x_g",
-    "att.w0",             "att.a0",          "att.v0",           "att.k_k",
-    "att.k_a",            "att.r_k",         "att.w1",           "att.w2",
-    "att.a1",             "att.a2",          "att.v1",           "att.v2",
-    "att.g1",             "att.g2",          "att.receptance.weight", "att.key.weight",
-    "att.value.weight",   "att.output.weight", "att.ln_x.weight", "att.ln_x.bias",
-    "ffn.x_k",            "ffn.key.weight",  "ffn.value.weight"};
+    "ln0.weight",      "ln0.bias",         "ln1.weight",
+    "ln1.bias",        "ln2.weight",       "ln2.bias",
+    "att.x_r",         "att.x_w",          "att.x_k",
+    "att.x_v",         "att.x_a",          "att.x_g",
+    "att.w0",          "att.a0",           "att.v0",
+    "att.k_k",         "att.k_a",          "att.r_k",
+    "att.w1",          "att.w2",           "att.a1",
+    "att.a2",          "att.v1",           "att.v2",
+    "att.g1",          "att.g2",           "att.receptance.weight",
+    "att.key.weight",  "att.value.weight", "att.output.weight",
+    "att.ln_x.weight", "att.ln_x.bias",    "ffn.x_k",
+    "ffn.key.weight",  "ffn.value.weight"};
 
 // 32-rounded rank of the low-rank MLPs, half to even as Python rounds.
 int64_t official_rank(double factor, int64_t width) {
@@ -31,8 +34,8 @@ int64_t official_rank(double factor, int64_t width) {
 
 // What the initial values of layer l depend on.
 struct LayerRatios {
-  double rho;  // 0 in the first layer, 1 in the last (a single layer counts as the first)
-  double tau;  // 1 in the first layer, towards 0
+  double rho;    // 0 in the first layer, 1 in the last (a single layer counts as the first)
+  double tau;    // 1 in the first layer, towards 0
   double depth;  // (1 + l) / L
 };
 
@@ -128,11 +131,14 @@ void add_time_mix(Rows& rows, const ModelConfig& model, int64_t layer) {
   rows.channels(P::kXv, shift_mix(model, 0.7 * ratio.tau));
   rows.channels(P::kXa, shift_mix(model, 0.9 * ratio.tau));
   rows.channels(P::kXg, shift_mix(model, 0.2 * ratio.tau));
-  rows.channels(P::kW0, per_channel(c, [&](int64_t n) {
-                  const double x = c > 1 ? static_cast<double>(n) / static_cast<double>(c - 1) : 0;
-                  return -6.0 + 6.0 * std::pow(x, 1.0 + std::pow(ratio.rho, 0.3)) + 0.5 +
-                         2.5 * zigzag(model, n);
-                }),
+  rows.channels(P::kW0,
+                per_channel(c,
+                            [&](int64_t n) {
+                              const double x =
+                                  c > 1 ? static_cast<double>(n) / static_cast<double>(c - 1) : 0;
+                              return -6.0 + 6.0 * std::pow(x, 1.0 + std::pow(ratio.rho, 0.3)) +
+                                     0.5 + 2.5 * zigzag(model, n);
+                            }),
                 2.0);
   rows.channels(P::kA0, per_channel(c, [&](int64_t n) {
                   return -0.19 + 0.3 * zigzag(model, n) + 0.4 * linear(model, n);
@@ -216,8 +222,8 @@ std::vector<ParamSpec> param_table(const ModelConfig& model) {
   table.push_back(outside("ln_out.weight", {model.width}, 1));
   table.push_back(outside("ln_out.bias", {model.width}, 0));
   const auto v = static_cast<double>(model.vocab), c = static_cast<double>(model.width);
-  ParamSpec head = outside("head.weight", {model.vocab, model.width},
-                           v > c ? 0.5 * std::sqrt(v / c) : 0.5);
+  ParamSpec head =
+      outside("head.weight", {model.vocab, model.width}, v > c ? 0.5 * std::sqrt(v / c) : 0.5);
   head.init = Init::kOrthogonal;
   head.decay = true;
   head.product = true;
@@ -232,16 +238,22 @@ std::string describe(const std::vector<ParamSpec>& table) {
   for (const ParamSpec& spec : table) {
     std::string start;
     switch (spec.init) {
-      case Init::kConstant: start = fmt::format("{:g}", spec.value); break;
-      case Init::kUniform: start = fmt::format("uniform ±{:g}", spec.value); break;
-      case Init::kOrthogonal: start = fmt::format("orthogonal x {:.4g}", spec.value); break;
+      case Init::kConstant:
+        start = fmt::format("{:g}", spec.value);
+        break;
+      case Init::kUniform:
+        start = fmt::format("uniform ±{:g}", spec.value);
+        break;
+      case Init::kOrthogonal:
+        start = fmt::format("orthogonal x {:.4g}", spec.value);
+        break;
       case Init::kPerChannel:
         start = fmt::format("{:.4g} ... {:.4g}", spec.channels.front(), spec.channels.back());
         break;
     }
-    out += fmt::format("{:<34} {:>16} {:>12}  {:<22} {:>4g}x  {}\n", spec.name,
-                       to_string(spec.shape), spec.shape.elements(), start, spec.lr_scale,
-                       spec.decay ? "yes" : "no");
+    out +=
+        fmt::format("{:<34} {:>16} {:>12}  {:<22} {:>4g}x  {}\n", spec.name, to_string(spec.shape),
+                    spec.shape.elements(), start, spec.lr_scale, spec.decay ? "yes" : "no");
   }
   return out + fmt::format("{} parameters\n", count_elements(table));
 }
@@ -251,8 +263,7 @@ double flops_per_token(const ModelConfig& model) {
   for (const ParamSpec& spec : param_table(model)) {
     if (spec.product) products += static_cast<double>(spec.shape.elements());
   }
-  return 6 * products +
-         38.0 * static_cast<double>(model.width * model.head_size * model.layers);
+  return 6 * products + 38.0 * static_cast<double>(model.width * model.head_size * model.layers);
 }
 
 }  // namespace rwkv

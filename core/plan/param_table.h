@@ -13,12 +13,41 @@ namespace rwkv {
 // Parameters of an RWKV-7 block, in the table's order. The first layer alone has ln0 and lacks the
 // value residual (v0, v1, v2).
 enum class Rwkv7Param : int {
-  kLn0Weight, kLn0Bias, kLn1Weight, kLn1Bias, kLn2Weight, kLn2Bias,
-  kXr, kXw, kXk, kXv, kXa, kXg,
-  kW0, kA0, kV0, kKk, kKa, kRk,
-  kW1, kW2, kA1, kA2, kV1, kV2, kG1, kG2,
-  kReceptance, kKey, kValue, kOutput, kLnXWeight, kLnXBias,
-  kFfnXk, kFfnKey, kFfnValue,
+  kLn0Weight,
+  kLn0Bias,
+  kLn1Weight,
+  kLn1Bias,
+  kLn2Weight,
+  kLn2Bias,
+  kXr,
+  kXw,
+  kXk,
+  kXv,
+  kXa,
+  kXg,
+  kW0,
+  kA0,
+  kV0,
+  kKk,
+  kKa,
+  kRk,
+  kW1,
+  kW2,
+  kA1,
+  kA2,
+  kV1,
+  kV2,
+  kG1,
+  kG2,
+  kReceptance,
+  kKey,
+  kValue,
+  kOutput,
+  kLnXWeight,
+  kLnXBias,
+  kFfnXk,
+  kFfnKey,
+  kFfnValue,
   kCount
 };
 
@@ -38,9 +67,9 @@ std::vector<ParamSpec> param_table(const ModelConfig& config);
 // For `check --params`: name, shape, start, lr scale, decay; one line a parameter.
 std::string describe(const std::vector<ParamSpec>&);
 
-// Floating-point operations of the matrix products and the recurrence, forward and backward, a token
-// (2 a multiply-add; backward counted as twice forward): 6 times the product parameters, emb left
-// out, plus 38 H N^2 L for the recurrence.
+// Floating-point operations of the matrix products and the recurrence, forward and backward, a
+// token (2 a multiply-add; backward counted as twice forward): 6 times the product parameters, emb
+// left out, plus 38 H N^2 L for the recurrence.
 double flops_per_token(const ModelConfig&);
 
 }  // namespace rwkv

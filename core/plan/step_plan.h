@@ -1,4 +1,5 @@
-// A training step as a list of actions, carried out by one short interpreter in core/train/trainer.cpp.
+// A training step as a list of actions, carried out by one short interpreter in
+// core/train/trainer.cpp.
 #pragma once
 
 #include <cstdint>

@@ -29,7 +29,7 @@ struct ResumePoint {
   std::string checkpoint;  // a step-N folder
   int64_t step = 0;        // updates done
   int64_t tokens = 0;
-  bool finished = false;   // nothing is left to do
+  bool finished = false;  // nothing is left to do
 };
 
 // By run.resume: never; auto (the newest checkpoint of run.dir); PATH of a run folder or a step-N.

@@ -18,8 +18,8 @@ struct SamplingOptions {
 };
 
 // The prompt's continuation; stops at token 0. The same seed gives the same text.
-std::string generate_text(const Pass&, const Model&, const ParamStore&, Precision,
-                          const Tokenizer&, std::string_view prompt, const SamplingOptions&);
+std::string generate_text(const Pass&, const Model&, const ParamStore&, Precision, const Tokenizer&,
+                          std::string_view prompt, const SamplingOptions&);
 
 // Picks a token from logits (V). Pure; `random` is uniform in [0, 1).
 int32_t pick_token(const std::vector<double>& logits, double temperature, double top_p,

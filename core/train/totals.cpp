@@ -7,7 +7,8 @@ void Totals::add(const Tensor& losses, const ConstTensor& weights) {
   const bool wide = losses.dtype == DType::kF64;
   for (int64_t i = 0; i < weights.elements(); ++i) {
     if (w[i] == 0) continue;  // padding may hold anything
-    const double token_nats = wide ? losses.as<double>()[i] : static_cast<double>(losses.as<float>()[i]);
+    const double token_nats =
+        wide ? losses.as<double>()[i] : static_cast<double>(losses.as<float>()[i]);
     loss += static_cast<double>(w[i]) * token_nats;
     weight += static_cast<double>(w[i]);
   }

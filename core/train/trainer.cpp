@@ -37,8 +37,8 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
   optimizer_ = std::make_unique<Optimizer>(recipe.optimizer, *store_);
   sync_ = make_grad_sync("fast", ranks);
   if (validation_ != nullptr) {
-    evaluator_ = std::make_unique<Evaluator>(*model_, *validation_, micro_batch_,
-                                             recipe.train.context);
+    evaluator_ =
+        std::make_unique<Evaluator>(*model_, *validation_, micro_batch_, recipe.train.context);
   }
   samples_.resize(static_cast<size_t>(share_.count()));
   totals_ = Totals(source_->skills().size());
@@ -72,9 +72,15 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
   store_->zero_gradients();
   for (const Action& action : plan_) {
     switch (action.phase) {
-      case Phase::kForwardBackward: forward_backward(action); break;
-      case Phase::kReduce: reduce(); break;
-      case Phase::kUpdate: update(step, row); break;
+      case Phase::kForwardBackward:
+        forward_backward(action);
+        break;
+      case Phase::kReduce:
+        reduce();
+        break;
+      case Phase::kUpdate:
+        update(step, row);
+        break;
     }
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;

@@ -1,5 +1,5 @@
-// Training: recipe -> plans -> batch -> embedding -> blocks -> head and loss -> blocks in reverse ->
-// gradient reduction -> optimizer -> metrics, checkpoint.
+// Training: recipe -> plans -> batch -> embedding -> blocks -> head and loss -> blocks in reverse
+// -> gradient reduction -> optimizer -> metrics, checkpoint.
 #pragma once
 
 #include <functional>
@@ -28,7 +28,8 @@ class Trainer {
   // weights (or those of run.init_from). Not collective; may throw on one rank alone.
   Trainer(const Recipe&, const Machine&, Communicator& ranks);
 
-  // One update; `step` is 0-based. Fills `row`. Collective. Returns true when a rank was asked to stop.
+  // One update; `step` is 0-based. Fills `row`. Collective. Returns true when a rank was asked to
+  // stop.
   bool train_step(int64_t step, StepRow& row);
   // Held-out loss; nullopt when there is no validation data. Collective.
   std::optional<Totals> evaluate();

@@ -92,11 +92,10 @@ void Run::begin() {
   say(banner({.program = setup_.program,
               .host = setup_.host,
               .model = model_line(),
-              .data = fmt::format("{} · {} tokens/step x {} steps = {} tokens",
-                                  trainer_.source().describe(), trainer_.tokens_a_step(),
-                                  r.train.steps,
-                                  human_count(static_cast<double>(trainer_.tokens_a_step() *
-                                                                  r.train.steps))),
+              .data = fmt::format(
+                  "{} · {} tokens/step x {} steps = {} tokens", trainer_.source().describe(),
+                  trainer_.tokens_a_step(), r.train.steps,
+                  human_count(static_cast<double>(trainer_.tokens_a_step() * r.train.steps))),
               .memory = fmt::format("{} planned a rank ({})", human_bytes(bytes), parts.substr(2)),
               .run = folder + "/  config.yaml  metrics.jsonl  checkpoints/  report.html"},
              setup_.colour));
@@ -105,8 +104,8 @@ void Run::begin() {
     say(fmt::format("resume  {} · step {}\n", setup_.resume.checkpoint, setup_.resume.step));
   }
   setup_.folder->write_config(r);
-  metrics_ = std::make_unique<MetricsWriter>(setup_.folder->metrics(), header(),
-                                             setup_.resume.step);
+  metrics_ =
+      std::make_unique<MetricsWriter>(setup_.folder->metrics(), header(), setup_.resume.step);
   rows_ = read_metrics(setup_.folder->metrics(), nullptr);
   table_ = {trainer_.source().skills(), trainer_.has_validation(), setup_.colour};
   say("\n" + log_header(table_));
@@ -166,9 +165,9 @@ std::string Run::held_out_line() const {
   const std::vector<std::string> names = trainer_.source().skills();
   const std::vector<double> chance = trainer_.source().chance();
   for (size_t i = 0; i < names.size(); ++i) {
-    line += fmt::format("\n{} {:.4f} of {:.0f} questions (chance {:.2f})", names[i],
-                        held_out_->answered[i] / held_out_->asked[i], held_out_->asked[i],
-                        chance[i]);
+    line +=
+        fmt::format("\n{} {:.4f} of {:.0f} questions (chance {:.2f})", names[i],
+                    held_out_->answered[i] / held_out_->asked[i], held_out_->asked[i], chance[i]);
   }
   return line;
 }

@@ -1,4 +1,5 @@
-// The CPU backend: products by oneDNN, everything else by kernels compiled once per instruction set.
+// The CPU backend: products by oneDNN, everything else by kernels compiled once per instruction
+// set.
 #include <algorithm>
 
 #include "kernels/backend.h"
@@ -75,8 +76,8 @@ const Backend& cpu_backend(std::string_view name) {
     }
     return built;
   }();
-  const auto found = std::find_if(tables.begin(), tables.end(),
-                                  [&](const Backend& t) { return t.isa == name; });
+  const auto found =
+      std::find_if(tables.begin(), tables.end(), [&](const Backend& t) { return t.isa == name; });
   if (found == tables.end()) throw Error("this CPU does not run " + std::string(name) + " code");
   return *found;
 }

@@ -1,25 +1,28 @@
 #include "kernels/cpu/matmul.h"
 
+#include <omp.h>
 #include <algorithm>
 #include <array>
 #include <map>
 #include <memory>
-#include <omp.h>
 #include <oneapi/dnnl/dnnl.hpp>
 
 namespace rwkv::cpu {
 namespace {
 
-constexpr int64_t kRows = 256;    // rows of c a call
-constexpr int64_t kDepth = 512;   // rows summed a call where tokens are summed over (trans_a)
+constexpr int64_t kRows = 256;   // rows of c a call
+constexpr int64_t kDepth = 512;  // rows summed a call where tokens are summed over (trans_a)
 
 using Type = dnnl::memory::data_type;
 
 Type type_of(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return Type::f32;
-    case DType::kBF16: return Type::bf16;
-    default: throw Error("internal: the CPU backend multiplies f32 and bf16 only");
+    case DType::kF32:
+      return Type::f32;
+    case DType::kBF16:
+      return Type::bf16;
+    default:
+      throw Error("internal: the CPU backend multiplies f32 and bf16 only");
   }
 }
 
@@ -71,8 +74,8 @@ class Product {
   std::unordered_map<int, dnnl::memory> arguments_;
 };
 
-// oneDNN objects of one thread. Building a product costs up to half a millisecond, a look-up nothing
-// beside the product itself; memory objects are not to be shared between threads.
+// oneDNN objects of one thread. Building a product costs up to half a millisecond, a look-up
+// nothing beside the product itself; memory objects are not to be shared between threads.
 class Library {
  public:
   void run(const Call& call, const std::byte* a, const std::byte* b, std::byte* c) {
@@ -102,8 +105,8 @@ void run_rows(const Matmul& op, int64_t first, int64_t m) {
   const int64_t lda = op.trans_a ? all_rows : k, ldb = op.trans_b ? k : n;
   const int64_t depth = op.trans_a ? kDepth : k;
   for (int64_t from = 0; from < k; from += depth) {
-    const Call call{m, n, std::min(depth, k - from), lda, ldb, n, op.trans_a, op.trans_b,
-                    op.beta != 0 || from > 0, op.a.dtype, op.c.dtype};
+    const Call call{m,          n,          std::min(depth, k - from), lda,        ldb,       n,
+                    op.trans_a, op.trans_b, op.beta != 0 || from > 0,  op.a.dtype, op.c.dtype};
     run_call(call, op.a.data + (op.trans_a ? from * lda + first : first * lda) * size,
              op.b.data + (op.trans_b ? from : from * ldb) * size,
              op.c.data + first * n * bytes_of(op.c.dtype));

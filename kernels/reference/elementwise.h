@@ -12,9 +12,15 @@ void activation_forward(const Stream&, const ActivationForward& op) {
   S* y = op.y.as<S>();
   for (int64_t i = 0; i < op.x.elements(); ++i) {
     switch (op.kind) {
-      case Activation::kTanh: y[i] = std::tanh(x[i]); break;
-      case Activation::kSigmoid: y[i] = sigmoid(x[i]); break;
-      case Activation::kReluSquared: y[i] = real_part(x[i]) > 0 ? x[i] * x[i] : S(0); break;
+      case Activation::kTanh:
+        y[i] = std::tanh(x[i]);
+        break;
+      case Activation::kSigmoid:
+        y[i] = sigmoid(x[i]);
+        break;
+      case Activation::kReluSquared:
+        y[i] = real_part(x[i]) > 0 ? x[i] * x[i] : S(0);
+        break;
     }
   }
 }

@@ -17,8 +17,8 @@ void matmul(const Stream&, const Matmul& op) {
     for (int64_t j = 0; j < n; ++j) {
       S sum = 0;
       for (int64_t l = 0; l < k; ++l) {
-        sum += (op.trans_a ? a[l * m + i] : a[i * k + l]) *
-               (op.trans_b ? b[j * k + l] : b[l * n + j]);
+        sum +=
+            (op.trans_a ? a[l * m + i] : a[i * k + l]) * (op.trans_b ? b[j * k + l] : b[l * n + j]);
       }
       c[i * n + j] = op.beta == 0 ? sum : c[i * n + j] + sum;
     }

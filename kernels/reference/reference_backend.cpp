@@ -17,9 +17,12 @@ namespace {
 template <class Op, auto type_of, Kernel<Op> in_double, Kernel<Op> in_float>
 void by_type(const Stream& stream, const Op& op) {
   switch (type_of(op)) {
-    case DType::kF64: return in_double(stream, op);
-    case DType::kF32: return in_float(stream, op);
-    default: throw Error("internal: the reference kernels run in f64 and f32 only");
+    case DType::kF64:
+      return in_double(stream, op);
+    case DType::kF32:
+      return in_float(stream, op);
+    default:
+      throw Error("internal: the reference kernels run in f64 and f32 only");
   }
 }
 
@@ -54,8 +57,8 @@ Backend make_table() {
       by_type<ActivationBackward, kOfX<ActivationBackward>, ref::activation_backward<double>,
               ref::activation_backward<float>>;
   t.cast = cast_any;
-  t.sum_squares = by_type<SumSquares, kOfX<SumSquares>, ref::sum_squares<double>,
-                          ref::sum_squares<float>>;
+  t.sum_squares =
+      by_type<SumSquares, kOfX<SumSquares>, ref::sum_squares<double>, ref::sum_squares<float>>;
   t.embedding_forward =
       by_type<EmbeddingForward, [](const EmbeddingForward& op) { return op.out.dtype; },
               ref::embedding_forward<double>, ref::embedding_forward<float>>;
@@ -79,8 +82,8 @@ Backend make_table() {
   t.time_mix_in_backward =
       by_type<TimeMixInBackward, kOfKey<TimeMixInBackward>, ref::time_mix_in_backward<double>,
               ref::time_mix_in_backward<float>>;
-  t.wkv7_forward = by_type<Wkv7Forward, kOfR<Wkv7Forward>, ref::wkv7_forward<double>,
-                           ref::wkv7_forward<float>>;
+  t.wkv7_forward =
+      by_type<Wkv7Forward, kOfR<Wkv7Forward>, ref::wkv7_forward<double>, ref::wkv7_forward<float>>;
   t.wkv7_backward = by_type<Wkv7Backward, kOfR<Wkv7Backward>, ref::wkv7_backward<double>,
                             ref::wkv7_backward<float>>;
   t.time_mix_out_forward =
@@ -89,9 +92,8 @@ Backend make_table() {
   t.time_mix_out_backward =
       by_type<TimeMixOutBackward, kOfR<TimeMixOutBackward>, ref::time_mix_out_backward<double>,
               ref::time_mix_out_backward<float>>;
-  t.cross_entropy =
-      by_type<CrossEntropy, [](const CrossEntropy& op) { return op.logits.dtype; },
-              ref::cross_entropy<double>, ref::cross_entropy<float>>;
+  t.cross_entropy = by_type<CrossEntropy, [](const CrossEntropy& op) { return op.logits.dtype; },
+                            ref::cross_entropy<double>, ref::cross_entropy<float>>;
   t.adamw = by_type<AdamW, [](const AdamW& op) { return op.master.dtype; }, ref::adamw<double>,
                     ref::adamw<float>>;
   return t;

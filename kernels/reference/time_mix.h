@@ -1,6 +1,5 @@
 #pragma once
 
-
 #include "core/base/stream.h"
 #include "kernels/reference/scalar.h"
 #include "kernels/time_mix.h"

@@ -43,7 +43,8 @@ void wkv7_forward(const Stream&, const Wkv7Forward& op) {
       if (saved != nullptr && t % kWkv7Saved == 0) {
         std::copy(state.begin(), state.end(), saved + (bh * chunks + t / kWkv7Saved) * square);
       }
-      wkv7_token(n, w_raw + at, k + at, v + at, a + at, b + at, state.data(), static_cast<S*>(nullptr));
+      wkv7_token(n, w_raw + at, k + at, v + at, a + at, b + at, state.data(),
+                 static_cast<S*>(nullptr));
       for (int64_t i = 0; i < n; ++i) {
         S sum = 0;
         for (int64_t j = 0; j < n; ++j) sum += state[static_cast<size_t>(i * n + j)] * r[at + j];
@@ -101,7 +102,7 @@ void wkv7_backward(const Stream&, const Wkv7Backward& op) {
   const S *saved = op.s_saved.as<S>(), *ds_out = op.ds_out.as<S>();
   S *dr = op.dr.as<S>(), *dk = op.dk.as<S>(), *dv = op.dv.as<S>(), *da = op.da.as<S>();
   S *db = op.db.as<S>(), *dw_raw = op.dw_raw.as<S>(), *ds_in = op.ds_in.as<S>();
-  S* states = op.scratch.as<S>();                  // (kWkv7Saved + 1, N, N): before each token, and after
+  S* states = op.scratch.as<S>();  // (kWkv7Saved + 1, N, N): before each token, and after
   S* adjoint = states + (kWkv7Saved + 1) * square;
   S* removed = adjoint + square;  // (N)
   for (int64_t bh = 0; bh < batch * heads; ++bh) {

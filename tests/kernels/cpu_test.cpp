@@ -7,8 +7,8 @@
 
 #include "core/base/arena.h"
 #include "kernels/backend.h"
-#include "support/tensors.h"
-#include "support/tolerance.h"
+#include "tests/support/tensors.h"
+#include "tests/support/tolerance.h"
 
 namespace rwkv {
 namespace {
@@ -33,7 +33,8 @@ class Bench {
     outputs_.push_back(name);
   }
   void acc_output(const std::string& name, const Shape& shape, double start = 0) {
-    add(name, shape, DType::kF32, std::vector<double>(static_cast<size_t>(shape.elements()), start));
+    add(name, shape, DType::kF32,
+        std::vector<double>(static_cast<size_t>(shape.elements()), start));
     outputs_.push_back(name);
   }
 
@@ -149,8 +150,7 @@ TEST_P(CpuKernels, LayerNorm) {
   b.acc_output("dweight", {kWidth}, 1);
   b.acc_output("dbias", {kWidth}, 1);
   b.run<LayerNormForward>(&Backend::layer_norm_forward, [](const auto& t) {
-    return LayerNormForward{t("x"),   t("weight"), t("bias"), 1e-5,
-                            t("out"), t("mean"),   t("rstd")};
+    return LayerNormForward{t("x"), t("weight"), t("bias"), 1e-5, t("out"), t("mean"), t("rstd")};
   });
   b.run<LayerNormBackward>(&Backend::layer_norm_backward, [](const auto& t) {
     return LayerNormBackward{t("x"),        t("weight"), t("mean"),    t("rstd"), t("dout"),
@@ -177,7 +177,11 @@ TEST_P(CpuKernels, TokenShift) {
       b.acc_output("dmix" + i, {kWidth});
     }
     b.run<TokenShiftForward>(&Backend::token_shift_forward, [&](const auto& t) {
-      TokenShiftForward op{.u = t("u"), .halo = t("halo"), .mixes = mixes, .mix = {}, .out = {},
+      TokenShiftForward op{.u = t("u"),
+                           .halo = t("halo"),
+                           .mixes = mixes,
+                           .mix = {},
+                           .out = {},
                            .halo_out = t("halo_out")};
       for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
         op.mix[m] = t("mix" + std::to_string(m));
@@ -186,9 +190,15 @@ TEST_P(CpuKernels, TokenShift) {
       return op;
     });
     b.run<TokenShiftBackward>(&Backend::token_shift_backward, [&](const auto& t) {
-      TokenShiftBackward op{.u = t("u"), .halo = t("halo"), .dhalo_out = t("dhalo_out"),
-                            .mixes = mixes, .mix = {}, .dout = {}, .du = t("du"),
-                            .dhalo = t("dhalo"), .dmix = {}};
+      TokenShiftBackward op{.u = t("u"),
+                            .halo = t("halo"),
+                            .dhalo_out = t("dhalo_out"),
+                            .mixes = mixes,
+                            .mix = {},
+                            .dout = {},
+                            .du = t("du"),
+                            .dhalo = t("dhalo"),
+                            .dmix = {}};
       for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
         op.mix[m] = t("mix" + std::to_string(m));
         op.dout[m] = t("dout" + std::to_string(m));
@@ -219,22 +229,51 @@ TEST_P(CpuKernels, TimeMixIn) {
     }
     b.run<TimeMixInForward>(&Backend::time_mix_in_forward, [&](const auto& t) {
       const auto later = [&](const char* name) { return first ? Tensor{} : t(name); };
-      return TimeMixInForward{.decay = t("decay"), .iclr = t("iclr"), .value_gate = later("gate"),
-                              .key = t("key"), .value = t("value"), .v_first = later("v_first"),
-                              .w0 = t("w0"), .a0 = t("a0"), .k_k = t("k_k"), .k_a = t("k_a"),
-                              .v0 = later("v0"), .head_size = kHead, .w_raw = t("w_raw"),
-                              .k = t("k"), .v = t("v"), .a = t("a"), .b = t("b")};
+      return TimeMixInForward{.decay = t("decay"),
+                              .iclr = t("iclr"),
+                              .value_gate = later("gate"),
+                              .key = t("key"),
+                              .value = t("value"),
+                              .v_first = later("v_first"),
+                              .w0 = t("w0"),
+                              .a0 = t("a0"),
+                              .k_k = t("k_k"),
+                              .k_a = t("k_a"),
+                              .v0 = later("v0"),
+                              .head_size = kHead,
+                              .w_raw = t("w_raw"),
+                              .k = t("k"),
+                              .v = t("v"),
+                              .a = t("a"),
+                              .b = t("b")};
     });
     b.run<TimeMixInBackward>(&Backend::time_mix_in_backward, [&](const auto& t) {
       const auto later = [&](const char* name) { return first ? Tensor{} : t(name); };
-      return TimeMixInBackward{
-          .iclr = t("iclr"), .value_gate = later("gate"), .key = t("key"), .value = t("value"),
-          .v_first = later("v_first"), .a0 = t("a0"), .k_k = t("k_k"), .k_a = t("k_a"),
-          .v0 = later("v0"), .head_size = kHead, .dw_raw = t("dw_raw"), .dk = t("dk"),
-          .dv = t("dv"), .da = t("da"), .db = t("db"), .diclr = t("diclr"),
-          .dvalue_gate = later("dgate"), .dkey = t("dkey"), .dvalue = t("dvalue"),
-          .dv_first = t("dv_first"), .dw0 = t("dw0"), .da0 = t("da0"), .dk_k = t("dk_k"),
-          .dk_a = t("dk_a"), .dv0 = later("dv0")};
+      return TimeMixInBackward{.iclr = t("iclr"),
+                               .value_gate = later("gate"),
+                               .key = t("key"),
+                               .value = t("value"),
+                               .v_first = later("v_first"),
+                               .a0 = t("a0"),
+                               .k_k = t("k_k"),
+                               .k_a = t("k_a"),
+                               .v0 = later("v0"),
+                               .head_size = kHead,
+                               .dw_raw = t("dw_raw"),
+                               .dk = t("dk"),
+                               .dv = t("dv"),
+                               .da = t("da"),
+                               .db = t("db"),
+                               .diclr = t("diclr"),
+                               .dvalue_gate = later("dgate"),
+                               .dkey = t("dkey"),
+                               .dvalue = t("dvalue"),
+                               .dv_first = t("dv_first"),
+                               .dw0 = t("dw0"),
+                               .da0 = t("da0"),
+                               .dk_k = t("dk_k"),
+                               .dk_a = t("dk_a"),
+                               .dv0 = later("dv0")};
     });
     b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
   }
@@ -249,16 +288,37 @@ TEST_P(CpuKernels, TimeMixOut) {
   for (const char* name : {"dweight", "dbias"}) b.acc_output(name, {kWidth});
   b.acc_output("dr_k", {kWidth / kHead, kHead});
   b.run<TimeMixOutForward>(&Backend::time_mix_out_forward, [](const auto& t) {
-    return TimeMixOutForward{.y = t("y"), .r = t("r"), .k = t("k"), .v = t("v"), .g = t("g"),
-                             .ln_weight = t("weight"), .ln_bias = t("bias"), .r_k = t("r_k"),
-                             .head_size = kHead, .eps = 64e-5, .z = t("z")};
+    return TimeMixOutForward{.y = t("y"),
+                             .r = t("r"),
+                             .k = t("k"),
+                             .v = t("v"),
+                             .g = t("g"),
+                             .ln_weight = t("weight"),
+                             .ln_bias = t("bias"),
+                             .r_k = t("r_k"),
+                             .head_size = kHead,
+                             .eps = 64e-5,
+                             .z = t("z")};
   });
   b.run<TimeMixOutBackward>(&Backend::time_mix_out_backward, [](const auto& t) {
-    return TimeMixOutBackward{.y = t("y"), .r = t("r"), .k = t("k"), .v = t("v"), .g = t("g"),
-                              .ln_weight = t("weight"), .ln_bias = t("bias"), .r_k = t("r_k"),
-                              .head_size = kHead, .eps = 64e-5, .dz = t("dz"), .dy = t("dy"),
-                              .dr = t("dr"), .dk = t("dk"), .dv = t("dv"), .dg = t("dg"),
-                              .dln_weight = t("dweight"), .dln_bias = t("dbias"),
+    return TimeMixOutBackward{.y = t("y"),
+                              .r = t("r"),
+                              .k = t("k"),
+                              .v = t("v"),
+                              .g = t("g"),
+                              .ln_weight = t("weight"),
+                              .ln_bias = t("bias"),
+                              .r_k = t("r_k"),
+                              .head_size = kHead,
+                              .eps = 64e-5,
+                              .dz = t("dz"),
+                              .dy = t("dy"),
+                              .dr = t("dr"),
+                              .dk = t("dk"),
+                              .dv = t("dv"),
+                              .dg = t("dg"),
+                              .dln_weight = t("dweight"),
+                              .dln_bias = t("dbias"),
                               .dr_k = t("dr_k")};
   });
   b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
@@ -278,9 +338,13 @@ TEST_P(CpuKernels, CrossEntropy) {
   b.output("dlogits", {kRows, kVocab});
   Owned<int32_t>* sink = &best_wide;  // the reference runs first
   b.run<CrossEntropy>(&Backend::cross_entropy, [&](const auto& t) {
-    const CrossEntropy op{.logits = t("logits"), .targets = targets.view(),
-                          .weight = weight.view(), .l2wrap = 0.01, .loss = t("loss"),
-                          .best = sink->view(), .dlogits = t("dlogits")};
+    const CrossEntropy op{.logits = t("logits"),
+                          .targets = targets.view(),
+                          .weight = weight.view(),
+                          .l2wrap = 0.01,
+                          .loss = t("loss"),
+                          .best = sink->view(),
+                          .dlogits = t("dlogits")};
     sink = &best;
     return op;
   });
@@ -298,12 +362,16 @@ TEST_P(CpuKernels, Matmul) {
         b.input("b", trans_b ? Shape{kN, kK} : Shape{kK, kN});
         b.acc_output("c", {m, kN});
         b.run<Matmul>(&Backend::matmul, [&](const auto& t) {
-          return Matmul{.a = t("a"), .b = t("b"), .c = t("c"), .trans_a = trans_a,
-                        .trans_b = trans_b};
+          return Matmul{
+              .a = t("a"), .b = t("b"), .c = t("c"), .trans_a = trans_a, .trans_b = trans_b};
         });
         b.run<Matmul>(&Backend::matmul, [&](const auto& t) {
-          return Matmul{.a = t("a"), .b = t("b"), .c = t("c"), .trans_a = trans_a,
-                        .trans_b = trans_b, .beta = 1};
+          return Matmul{.a = t("a"),
+                        .b = t("b"),
+                        .c = t("c"),
+                        .trans_a = trans_a,
+                        .trans_b = trans_b,
+                        .beta = 1};
         });
         b.expect_close(tolerance::kFloat, tolerance::kFloat);  // exact products, float32 sums
       }
@@ -331,16 +399,35 @@ TEST_P(CpuKernels, Wkv7) {
     b.acc_input("saved", {batch, heads, wkv7_saved_states(count), n, wkv7_state_stride(n)}, 0);
     b.acc_input("scratch", {b.threads(), wkv7_backward_scratch(n)}, 0);
     b.run<Wkv7Forward>(&Backend::wkv7_forward, [](const auto& t) {
-      return Wkv7Forward{.r = t("r"), .k = t("k"), .v = t("v"), .a = t("a"), .b = t("b"),
-                         .w_raw = t("w_raw"), .s_in = t("s_in"), .y = t("y"),
-                         .s_out = t("s_out"), .s_saved = t("saved")};
+      return Wkv7Forward{.r = t("r"),
+                         .k = t("k"),
+                         .v = t("v"),
+                         .a = t("a"),
+                         .b = t("b"),
+                         .w_raw = t("w_raw"),
+                         .s_in = t("s_in"),
+                         .y = t("y"),
+                         .s_out = t("s_out"),
+                         .s_saved = t("saved")};
     });
     b.run<Wkv7Backward>(&Backend::wkv7_backward, [](const auto& t) {
-      return Wkv7Backward{.r = t("r"), .k = t("k"), .v = t("v"), .a = t("a"), .b = t("b"),
-                          .w_raw = t("w_raw"), .s_saved = t("saved"), .dy = t("dy"),
-                          .ds_out = t("ds_out"), .dr = t("dr"), .dk = t("dk"), .dv = t("dv"),
-                          .da = t("da"), .db = t("db"), .dw_raw = t("dw_raw"),
-                          .ds_in = t("ds_in"), .scratch = t("scratch")};
+      return Wkv7Backward{.r = t("r"),
+                          .k = t("k"),
+                          .v = t("v"),
+                          .a = t("a"),
+                          .b = t("b"),
+                          .w_raw = t("w_raw"),
+                          .s_saved = t("saved"),
+                          .dy = t("dy"),
+                          .ds_out = t("ds_out"),
+                          .dr = t("dr"),
+                          .dk = t("dk"),
+                          .dv = t("dv"),
+                          .da = t("da"),
+                          .db = t("db"),
+                          .dw_raw = t("dw_raw"),
+                          .ds_in = t("ds_in"),
+                          .scratch = t("scratch")};
     });
     b.expect_close(tolerance::kFloat, tolerance::kBf16Gradient);
   }
@@ -354,15 +441,26 @@ TEST_P(CpuKernels, AdamWAndSums) {
   b.acc_output("m", shape, 0.1);
   b.acc_output("v", shape, 0.2);
   b.run<AdamW>(&Backend::adamw, [](const auto& t) {
-    return AdamW{.master = t("master"), .m = t("m"), .v = t("v"), .grad = t("grad"),
-                 .compute = {}, .grad_scale = 0.3, .lr = 1e-2, .decay = 0.1, .beta1 = 0.9,
-                 .beta2 = 0.99, .eps = 1e-18, .correction1 = 0.19, .correction2 = 0.0199};
+    return AdamW{.master = t("master"),
+                 .m = t("m"),
+                 .v = t("v"),
+                 .grad = t("grad"),
+                 .compute = {},
+                 .grad_scale = 0.3,
+                 .lr = 1e-2,
+                 .decay = 0.1,
+                 .beta1 = 0.9,
+                 .beta2 = 0.99,
+                 .eps = 1e-18,
+                 .correction1 = 0.19,
+                 .correction2 = 0.0199};
   });
   b.expect_close(tolerance::kFloat, tolerance::kFloat);
   double sums[2];
   double* to = sums;
-  b.run<SumSquares>(&Backend::sum_squares,
-                    [&](const auto& t) { return SumSquares{t("grad"), view_of(to++, {1})}; });
+  b.run<SumSquares>(&Backend::sum_squares, [&](const auto& t) {
+    return SumSquares{t("grad"), view_of(to++, {1})};
+  });
   EXPECT_NEAR(sums[1] / sums[0], 1, 1e-12);
 }
 

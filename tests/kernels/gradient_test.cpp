@@ -10,8 +10,8 @@
 #include "kernels/reference/time_mix.h"
 #include "kernels/reference/token_shift.h"
 #include "kernels/reference/wkv7.h"
-#include "support/gradcheck.h"
-#include "support/tolerance.h"
+#include "tests/support/gradcheck.h"
+#include "tests/support/tolerance.h"
 
 namespace rwkv {
 namespace {
@@ -34,20 +34,23 @@ TEST(ComplexStep, Matmul) {
       op.inputs = {{"a", a}, {"b", b}};
       op.outputs = {{"c", {3, 5}}};
       op.forward = [=](Tensors& in, Tensors& out) {
-        ref::matmul<Complex>({}, {.a = in["a"].view(), .b = in["b"].view(), .c = out["c"].view(),
-                                  .trans_a = trans_a, .trans_b = trans_b});
+        ref::matmul<Complex>({}, {.a = in["a"].view(),
+                                  .b = in["b"].view(),
+                                  .c = out["c"].view(),
+                                  .trans_a = trans_a,
+                                  .trans_b = trans_b});
       };
       op.backward = [=](Tensors& in, Tensors& up, Tensors& d) {
         const Tensor x = in["a"].view(), y = in["b"].view(), g = up["c"].view();
         if (trans_a) {  // a is (K, M): dA = op(b) g^T
-          ref::matmul<Complex>({}, {.a = y, .b = g, .c = d["a"].view(), .trans_a = trans_b,
-                                    .trans_b = true});
+          ref::matmul<Complex>(
+              {}, {.a = y, .b = g, .c = d["a"].view(), .trans_a = trans_b, .trans_b = true});
         } else {
           ref::matmul<Complex>({}, {.a = g, .b = y, .c = d["a"].view(), .trans_b = !trans_b});
         }
         if (trans_b) {  // b is (N, K): dB = g^T op(a)
-          ref::matmul<Complex>({}, {.a = g, .b = x, .c = d["b"].view(), .trans_a = true,
-                                    .trans_b = trans_a});
+          ref::matmul<Complex>(
+              {}, {.a = g, .b = x, .c = d["b"].view(), .trans_a = true, .trans_b = trans_a});
         } else {
           ref::matmul<Complex>({}, {.a = x, .b = g, .c = d["b"].view(), .trans_a = !trans_a});
         }
@@ -66,8 +69,7 @@ TEST(ComplexStep, Activations) {
       ref::activation_forward<Complex>({}, {kind, in["x"].view(), out["y"].view()});
     };
     op.backward = [=](Tensors& in, Tensors& up, Tensors& d) {
-      ref::activation_backward<Complex>({},
-                                        {kind, in["x"].view(), up["y"].view(), d["x"].view()});
+      ref::activation_backward<Complex>({}, {kind, in["x"].view(), up["y"].view(), d["x"].view()});
     };
     expect_right(op);
   }
@@ -123,8 +125,12 @@ TEST(ComplexStep, TokenShift) {
       op.outputs["out" + std::to_string(m)] = {2, 5, 3};
     }
     op.forward = [=](Tensors& in, Tensors& out) {
-      TokenShiftForward f{.u = in["u"].view(), .halo = in["halo"].view(), .mixes = mixes, .mix = {},
-                          .out = {}, .halo_out = out["halo_out"].view()};
+      TokenShiftForward f{.u = in["u"].view(),
+                          .halo = in["halo"].view(),
+                          .mixes = mixes,
+                          .mix = {},
+                          .out = {},
+                          .halo_out = out["halo_out"].view()};
       for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
         f.mix[m] = in["mix" + std::to_string(m)].view();
         f.out[m] = out["out" + std::to_string(m)].view();
@@ -132,9 +138,15 @@ TEST(ComplexStep, TokenShift) {
       ref::token_shift_forward<Complex>({}, f);
     };
     op.backward = [=](Tensors& in, Tensors& up, Tensors& d) {
-      TokenShiftBackward b{.u = in["u"].view(), .halo = in["halo"].view(),
-                           .dhalo_out = up["halo_out"].view(), .mixes = mixes, .mix = {},
-                           .dout = {}, .du = d["u"].view(), .dhalo = d["halo"].view(), .dmix = {}};
+      TokenShiftBackward b{.u = in["u"].view(),
+                           .halo = in["halo"].view(),
+                           .dhalo_out = up["halo_out"].view(),
+                           .mixes = mixes,
+                           .mix = {},
+                           .dout = {},
+                           .du = d["u"].view(),
+                           .dhalo = d["halo"].view(),
+                           .dmix = {}};
       for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
         b.mix[m] = in["mix" + std::to_string(m)].view();
         b.dout[m] = up["out" + std::to_string(m)].view();
@@ -161,28 +173,52 @@ TEST(ComplexStep, TimeMixIn) {
       return first ? Tensor{} : t[name].view();
     };
     op.forward = [=](Tensors& in, Tensors& out) {
-      ref::time_mix_in_forward<Complex>(
-          {}, {.decay = in["decay"].view(), .iclr = in["iclr"].view(),
-               .value_gate = optional(in, "gate"), .key = in["key"].view(),
-               .value = in["value"].view(), .v_first = optional(in, "v_first"),
-               .w0 = in["w0"].view(), .a0 = in["a0"].view(), .k_k = in["k_k"].view(),
-               .k_a = in["k_a"].view(), .v0 = optional(in, "v0"), .head_size = 4,
-               .w_raw = out["w_raw"].view(), .k = out["k"].view(), .v = out["v"].view(),
-               .a = out["a"].view(), .b = out["b"].view()});
+      ref::time_mix_in_forward<Complex>({}, {.decay = in["decay"].view(),
+                                             .iclr = in["iclr"].view(),
+                                             .value_gate = optional(in, "gate"),
+                                             .key = in["key"].view(),
+                                             .value = in["value"].view(),
+                                             .v_first = optional(in, "v_first"),
+                                             .w0 = in["w0"].view(),
+                                             .a0 = in["a0"].view(),
+                                             .k_k = in["k_k"].view(),
+                                             .k_a = in["k_a"].view(),
+                                             .v0 = optional(in, "v0"),
+                                             .head_size = 4,
+                                             .w_raw = out["w_raw"].view(),
+                                             .k = out["k"].view(),
+                                             .v = out["v"].view(),
+                                             .a = out["a"].view(),
+                                             .b = out["b"].view()});
     };
     op.backward = [=](Tensors& in, Tensors& up, Tensors& d) {
       Owned<Complex> dfirst(rows);
-      ref::time_mix_in_backward<Complex>(
-          {}, {.iclr = in["iclr"].view(), .value_gate = optional(in, "gate"),
-               .key = in["key"].view(), .value = in["value"].view(),
-               .v_first = optional(in, "v_first"), .a0 = in["a0"].view(), .k_k = in["k_k"].view(),
-               .k_a = in["k_a"].view(), .v0 = optional(in, "v0"), .head_size = 4,
-               .dw_raw = up["w_raw"].view(), .dk = up["k"].view(), .dv = up["v"].view(),
-               .da = up["a"].view(), .db = up["b"].view(), .diclr = d["iclr"].view(),
-               .dvalue_gate = optional(d, "gate"), .dkey = d["key"].view(),
-               .dvalue = d["value"].view(), .dv_first = first ? dfirst.view() : d["v_first"].view(),
-               .dw0 = d["w0"].view(), .da0 = d["a0"].view(), .dk_k = d["k_k"].view(),
-               .dk_a = d["k_a"].view(), .dv0 = optional(d, "v0")});
+      ref::time_mix_in_backward<Complex>({},
+                                         {.iclr = in["iclr"].view(),
+                                          .value_gate = optional(in, "gate"),
+                                          .key = in["key"].view(),
+                                          .value = in["value"].view(),
+                                          .v_first = optional(in, "v_first"),
+                                          .a0 = in["a0"].view(),
+                                          .k_k = in["k_k"].view(),
+                                          .k_a = in["k_a"].view(),
+                                          .v0 = optional(in, "v0"),
+                                          .head_size = 4,
+                                          .dw_raw = up["w_raw"].view(),
+                                          .dk = up["k"].view(),
+                                          .dv = up["v"].view(),
+                                          .da = up["a"].view(),
+                                          .db = up["b"].view(),
+                                          .diclr = d["iclr"].view(),
+                                          .dvalue_gate = optional(d, "gate"),
+                                          .dkey = d["key"].view(),
+                                          .dvalue = d["value"].view(),
+                                          .dv_first = first ? dfirst.view() : d["v_first"].view(),
+                                          .dw0 = d["w0"].view(),
+                                          .da0 = d["a0"].view(),
+                                          .dk_k = d["k_k"].view(),
+                                          .dk_a = d["k_a"].view(),
+                                          .dv0 = optional(d, "v0")});
       d["decay"].values() = up["w_raw"].values();
     };
     expect_right(op);
@@ -202,13 +238,31 @@ TEST(ComplexStep, FirstLayerTakesTheGatheredGradientOfV) {
   }
   const Tensor x = t["x"].view(), zero = t["scratch"].view();
   Owned<Complex> sink(rows), vectors({4});
-  ref::time_mix_in_backward<Complex>(
-      {}, {.iclr = x, .value_gate = {}, .key = x, .value = x, .v_first = {}, .a0 = vec.view(),
-           .k_k = vec.view(), .k_a = vec.view(), .v0 = {}, .head_size = 4, .dw_raw = zero,
-           .dk = zero, .dv = t["dv"].view(), .da = zero, .db = zero, .diclr = sink.view(),
-           .dvalue_gate = {}, .dkey = sink.view(), .dvalue = t["out"].view(),
-           .dv_first = t["gathered"].view(), .dw0 = vectors.view(), .da0 = vectors.view(),
-           .dk_k = vectors.view(), .dk_a = vectors.view(), .dv0 = {}});
+  ref::time_mix_in_backward<Complex>({}, {.iclr = x,
+                                          .value_gate = {},
+                                          .key = x,
+                                          .value = x,
+                                          .v_first = {},
+                                          .a0 = vec.view(),
+                                          .k_k = vec.view(),
+                                          .k_a = vec.view(),
+                                          .v0 = {},
+                                          .head_size = 4,
+                                          .dw_raw = zero,
+                                          .dk = zero,
+                                          .dv = t["dv"].view(),
+                                          .da = zero,
+                                          .db = zero,
+                                          .diclr = sink.view(),
+                                          .dvalue_gate = {},
+                                          .dkey = sink.view(),
+                                          .dvalue = t["out"].view(),
+                                          .dv_first = t["gathered"].view(),
+                                          .dw0 = vectors.view(),
+                                          .da0 = vectors.view(),
+                                          .dk_k = vectors.view(),
+                                          .dk_a = vectors.view(),
+                                          .dv0 = {}});
   for (int64_t i = 0; i < 8; ++i) {
     EXPECT_EQ(t["out"][i].real(), 100.0 + 2 * static_cast<double>(i));
   }
@@ -222,19 +276,38 @@ TEST(ComplexStep, TimeMixOut) {
   op.inputs["r_k"] = {2, 4};
   op.outputs = {{"z", rows}};
   op.forward = [](Tensors& in, Tensors& out) {
-    ref::time_mix_out_forward<Complex>(
-        {}, {.y = in["y"].view(), .r = in["r"].view(), .k = in["k"].view(), .v = in["v"].view(),
-             .g = in["g"].view(), .ln_weight = in["weight"].view(), .ln_bias = in["bias"].view(),
-             .r_k = in["r_k"].view(), .head_size = 4, .eps = 64e-5, .z = out["z"].view()});
+    ref::time_mix_out_forward<Complex>({}, {.y = in["y"].view(),
+                                            .r = in["r"].view(),
+                                            .k = in["k"].view(),
+                                            .v = in["v"].view(),
+                                            .g = in["g"].view(),
+                                            .ln_weight = in["weight"].view(),
+                                            .ln_bias = in["bias"].view(),
+                                            .r_k = in["r_k"].view(),
+                                            .head_size = 4,
+                                            .eps = 64e-5,
+                                            .z = out["z"].view()});
   };
   op.backward = [](Tensors& in, Tensors& up, Tensors& d) {
-    ref::time_mix_out_backward<Complex>(
-        {}, {.y = in["y"].view(), .r = in["r"].view(), .k = in["k"].view(), .v = in["v"].view(),
-             .g = in["g"].view(), .ln_weight = in["weight"].view(), .ln_bias = in["bias"].view(),
-             .r_k = in["r_k"].view(), .head_size = 4, .eps = 64e-5, .dz = up["z"].view(),
-             .dy = d["y"].view(), .dr = d["r"].view(), .dk = d["k"].view(), .dv = d["v"].view(),
-             .dg = d["g"].view(), .dln_weight = d["weight"].view(),
-             .dln_bias = d["bias"].view(), .dr_k = d["r_k"].view()});
+    ref::time_mix_out_backward<Complex>({}, {.y = in["y"].view(),
+                                             .r = in["r"].view(),
+                                             .k = in["k"].view(),
+                                             .v = in["v"].view(),
+                                             .g = in["g"].view(),
+                                             .ln_weight = in["weight"].view(),
+                                             .ln_bias = in["bias"].view(),
+                                             .r_k = in["r_k"].view(),
+                                             .head_size = 4,
+                                             .eps = 64e-5,
+                                             .dz = up["z"].view(),
+                                             .dy = d["y"].view(),
+                                             .dr = d["r"].view(),
+                                             .dk = d["k"].view(),
+                                             .dv = d["v"].view(),
+                                             .dg = d["g"].view(),
+                                             .dln_weight = d["weight"].view(),
+                                             .dln_bias = d["bias"].view(),
+                                             .dr_k = d["r_k"].view()});
   };
   expect_right(op);
 }
@@ -249,26 +322,47 @@ TEST(ComplexStep, Wkv7WithIncomingState) {
   op.outputs = {{"y", tokens}, {"s_out", state}};
   const Shape saved{kB, kH, wkv7_saved_states(kT), kN, wkv7_state_stride(kN)};
   op.forward = [=](Tensors& in, Tensors& out) {
-    ref::wkv7_forward<Complex>({}, {.r = in["r"].view(), .k = in["k"].view(), .v = in["v"].view(),
-                                    .a = in["a"].view(), .b = in["b"].view(),
-                                    .w_raw = in["w_raw"].view(), .s_in = in["s_in"].view(),
-                                    .y = out["y"].view(), .s_out = out["s_out"].view(),
+    ref::wkv7_forward<Complex>({}, {.r = in["r"].view(),
+                                    .k = in["k"].view(),
+                                    .v = in["v"].view(),
+                                    .a = in["a"].view(),
+                                    .b = in["b"].view(),
+                                    .w_raw = in["w_raw"].view(),
+                                    .s_in = in["s_in"].view(),
+                                    .y = out["y"].view(),
+                                    .s_out = out["s_out"].view(),
                                     .s_saved = {}});
   };
   op.backward = [=](Tensors& in, Tensors& up, Tensors& d) {
     Owned<Complex> y(tokens), s_out(state), states(saved);
     Owned<Complex> scratch({1, wkv7_backward_scratch(kN)});
-    ref::wkv7_forward<Complex>({}, {.r = in["r"].view(), .k = in["k"].view(), .v = in["v"].view(),
-                                    .a = in["a"].view(), .b = in["b"].view(),
-                                    .w_raw = in["w_raw"].view(), .s_in = in["s_in"].view(),
-                                    .y = y.view(), .s_out = s_out.view(),
+    ref::wkv7_forward<Complex>({}, {.r = in["r"].view(),
+                                    .k = in["k"].view(),
+                                    .v = in["v"].view(),
+                                    .a = in["a"].view(),
+                                    .b = in["b"].view(),
+                                    .w_raw = in["w_raw"].view(),
+                                    .s_in = in["s_in"].view(),
+                                    .y = y.view(),
+                                    .s_out = s_out.view(),
                                     .s_saved = states.view()});
-    ref::wkv7_backward<Complex>(
-        {}, {.r = in["r"].view(), .k = in["k"].view(), .v = in["v"].view(), .a = in["a"].view(),
-             .b = in["b"].view(), .w_raw = in["w_raw"].view(), .s_saved = states.view(),
-             .dy = up["y"].view(), .ds_out = up["s_out"].view(), .dr = d["r"].view(),
-             .dk = d["k"].view(), .dv = d["v"].view(), .da = d["a"].view(), .db = d["b"].view(),
-             .dw_raw = d["w_raw"].view(), .ds_in = d["s_in"].view(), .scratch = scratch.view()});
+    ref::wkv7_backward<Complex>({}, {.r = in["r"].view(),
+                                     .k = in["k"].view(),
+                                     .v = in["v"].view(),
+                                     .a = in["a"].view(),
+                                     .b = in["b"].view(),
+                                     .w_raw = in["w_raw"].view(),
+                                     .s_saved = states.view(),
+                                     .dy = up["y"].view(),
+                                     .ds_out = up["s_out"].view(),
+                                     .dr = d["r"].view(),
+                                     .dk = d["k"].view(),
+                                     .dv = d["v"].view(),
+                                     .da = d["a"].view(),
+                                     .db = d["b"].view(),
+                                     .dw_raw = d["w_raw"].view(),
+                                     .ds_in = d["s_in"].view(),
+                                     .scratch = scratch.view()});
   };
   const auto small = [&](const char* name) { return normals(name, kB * kT * kH * kN, 0.3); };
   expect_right(op, {{"a", small("a")}, {"b", small("b")}});
@@ -284,9 +378,13 @@ TEST(ComplexStep, CrossEntropyAndL2Wrap) {
   op.inputs = {{"logits", {4, 6}}};
   op.outputs = {{"sum", {1}}};
   const auto run = [&](Tensors& in, Tensor loss, Tensor dlogits) {
-    ref::cross_entropy<Complex>({}, {.logits = in["logits"].view(), .targets = targets.view(),
-                                     .weight = weight.view(), .l2wrap = kL2Wrap, .loss = loss,
-                                     .best = best.view(), .dlogits = dlogits});
+    ref::cross_entropy<Complex>({}, {.logits = in["logits"].view(),
+                                     .targets = targets.view(),
+                                     .weight = weight.view(),
+                                     .l2wrap = kL2Wrap,
+                                     .loss = loss,
+                                     .best = best.view(),
+                                     .dlogits = dlogits});
   };
   // L2Wrap's gradient is that of l2wrap / 2 times the square of the largest logit.
   op.forward = [&](Tensors& in, Tensors& out) {

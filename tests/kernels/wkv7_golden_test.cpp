@@ -2,9 +2,9 @@
 #include <gtest/gtest.h>
 
 #include "kernels/backend.h"
-#include "support/golden.h"
-#include "support/tensors.h"
-#include "support/tolerance.h"
+#include "tests/support/golden.h"
+#include "tests/support/tensors.h"
+#include "tests/support/tolerance.h"
 
 namespace rwkv {
 namespace {
@@ -27,16 +27,35 @@ void expect_golden(const std::string& file, const Backend& ops, double limit) {
   Owned<T> y(tokens), s_out(state), dr(tokens), dw(tokens), dk(tokens), dv(tokens), da(tokens),
       db(tokens), ds_in(state), scratch({1, wkv7_backward_scratch(n)});
   Owned<T> saved({tokens[0], tokens[2], wkv7_saved_states(tokens[1]), n, wkv7_state_stride(n)});
-  ops.wkv7_forward({}, {.r = r.view(), .k = k.view(), .v = v.view(), .a = a.view(), .b = b.view(),
-                        .w_raw = w_raw.view(), .s_in = s_in.view(), .y = y.view(),
-                        .s_out = s_out.view(), .s_saved = saved.view()});
-  ops.wkv7_backward({}, {.r = r.view(), .k = k.view(), .v = v.view(), .a = a.view(),
-                         .b = b.view(), .w_raw = w_raw.view(), .s_saved = saved.view(),
-                         .dy = dy.view(), .ds_out = ds_out.view(), .dr = dr.view(),
-                         .dk = dk.view(), .dv = dv.view(), .da = da.view(), .db = db.view(),
-                         .dw_raw = dw.view(), .ds_in = ds_in.view(), .scratch = scratch.view()});
+  ops.wkv7_forward({}, {.r = r.view(),
+                        .k = k.view(),
+                        .v = v.view(),
+                        .a = a.view(),
+                        .b = b.view(),
+                        .w_raw = w_raw.view(),
+                        .s_in = s_in.view(),
+                        .y = y.view(),
+                        .s_out = s_out.view(),
+                        .s_saved = saved.view()});
+  ops.wkv7_backward({}, {.r = r.view(),
+                         .k = k.view(),
+                         .v = v.view(),
+                         .a = a.view(),
+                         .b = b.view(),
+                         .w_raw = w_raw.view(),
+                         .s_saved = saved.view(),
+                         .dy = dy.view(),
+                         .ds_out = ds_out.view(),
+                         .dr = dr.view(),
+                         .dk = dk.view(),
+                         .dv = dv.view(),
+                         .da = da.view(),
+                         .db = db.view(),
+                         .dw_raw = dw.view(),
+                         .ds_in = ds_in.view(),
+                         .scratch = scratch.view()});
   const std::vector<std::pair<const char*, Owned<T>*>> results = {
-      {"y", &y},   {"S_out", &s_out}, {"dr", &dr}, {"dw_raw", &dw}, {"dk", &dk},
+      {"y", &y},   {"S_out", &s_out}, {"dr", &dr}, {"dw_raw", &dw},  {"dk", &dk},
       {"dv", &dv}, {"da", &da},       {"db", &db}, {"dS_in", &ds_in}};
   for (const auto& [name, got] : results) {
     EXPECT_LT(distance(doubles(got->view()), golden.read(name)), limit) << file << " " << name;

@@ -1,6 +1,6 @@
-#include "support/golden.h"
+#include "tests/support/golden.h"
 
-#include "support/tensors.h"
+#include "tests/support/tensors.h"
 
 namespace rwkv::test {
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/base/stream.h"
-#include "support/tensors.h"
+#include "tests/support/tensors.h"
 
 namespace rwkv::test {
 

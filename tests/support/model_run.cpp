@@ -1,4 +1,4 @@
-#include "support/model_run.h"
+#include "tests/support/model_run.h"
 
 namespace rwkv::test {
 namespace {

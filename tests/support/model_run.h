@@ -4,15 +4,15 @@
 #include <map>
 
 #include "core/train/job.h"
-#include "support/golden.h"
-#include "support/tensors.h"
+#include "tests/support/golden.h"
+#include "tests/support/tensors.h"
 
 namespace rwkv::test {
 
 struct ModelResults {
   double loss = 0;  // mean over tokens
   std::vector<double> logits;
-  std::map<std::string, std::vector<double>> grads;  // of the mean loss
+  std::map<std::string, std::vector<double>> grads;                  // of the mean loss
   std::vector<std::vector<std::vector<double>>> leaving, dentering;  // layer, carry
 };
 

@@ -20,9 +20,9 @@ struct AlignedAllocator {
   template <class U>
   AlignedAllocator(const AlignedAllocator<U>&) {}
   T* allocate(size_t n) {
-    return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t{64}));
+    return static_cast<T*>(::operator new (n * sizeof(T), std::align_val_t{64}));
   }
-  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t{64}); }
+  void deallocate(T* p, size_t) { ::operator delete (p, std::align_val_t{64}); }
   bool operator==(const AlignedAllocator&) const { return true; }
 };
 
@@ -31,7 +31,8 @@ template <class T>
 class Owned {
  public:
   Owned() = default;
-  explicit Owned(const Shape& shape) : shape_(shape), values_(static_cast<size_t>(shape.elements())) {}
+  explicit Owned(const Shape& shape)
+      : shape_(shape), values_(static_cast<size_t>(shape.elements())) {}
   Tensor view() { return view_of(values_.data(), shape_); }
   T& operator[](int64_t i) { return values_[static_cast<size_t>(i)]; }
   const T& operator[](int64_t i) const { return values_[static_cast<size_t>(i)]; }
@@ -50,11 +51,20 @@ inline std::vector<double> doubles(const ConstTensor& t) {
   std::vector<double> out(static_cast<size_t>(t.elements()));
   for (size_t i = 0; i < out.size(); ++i) {
     switch (t.dtype) {
-      case DType::kF64: out[i] = t.as<double>()[i]; break;
-      case DType::kF32: out[i] = static_cast<double>(t.as<float>()[i]); break;
-      case DType::kBF16: out[i] = static_cast<double>(static_cast<float>(t.as<bf16>()[i])); break;
-      case DType::kI32: out[i] = t.as<int32_t>()[i]; break;
-      default: throw Error("doubles(): unexpected type");
+      case DType::kF64:
+        out[i] = t.as<double>()[i];
+        break;
+      case DType::kF32:
+        out[i] = static_cast<double>(t.as<float>()[i]);
+        break;
+      case DType::kBF16:
+        out[i] = static_cast<double>(static_cast<float>(t.as<bf16>()[i]));
+        break;
+      case DType::kI32:
+        out[i] = t.as<int32_t>()[i];
+        break;
+      default:
+        throw Error("doubles(): unexpected type");
     }
   }
   return out;
@@ -65,10 +75,17 @@ inline void assign(const Tensor& t, const std::vector<double>& values) {
   require(static_cast<int64_t>(values.size()) == t.elements(), "assign: size");
   for (size_t i = 0; i < values.size(); ++i) {
     switch (t.dtype) {
-      case DType::kF64: t.as<double>()[i] = values[i]; break;
-      case DType::kF32: t.as<float>()[i] = static_cast<float>(values[i]); break;
-      case DType::kBF16: t.as<bf16>()[i] = bf16(static_cast<float>(values[i])); break;
-      default: throw Error("assign(): unexpected type");
+      case DType::kF64:
+        t.as<double>()[i] = values[i];
+        break;
+      case DType::kF32:
+        t.as<float>()[i] = static_cast<float>(values[i]);
+        break;
+      case DType::kBF16:
+        t.as<bf16>()[i] = bf16(static_cast<float>(values[i]));
+        break;
+      default:
+        throw Error("assign(): unexpected type");
     }
   }
 }

@@ -5,7 +5,8 @@ namespace rwkv::tolerance {
 
 // Golden files hold float32: double results agree to its rounding.
 inline constexpr double kGolden = 1e-6;
-// Derivatives by complex step are exact to double rounding; sums over a few hundred terms lose digits.
+// Derivatives by complex step are exact to double rounding; sums over a few hundred terms lose
+// digits.
 inline constexpr double kComplexStep = 1e-10;
 // Central differences in double: the truncation error h^2 and the rounding error eps/h meet there.
 inline constexpr double kCentral = 1e-6;

@@ -134,7 +134,8 @@ void embedding_backward(const Stream& stream, const EmbeddingBackward& op) {
   });
 }
 
-// One pass over the parameter. `compute` of type T receives the new value; nullptr: no copy is kept.
+// One pass over the parameter. `compute` of type T receives the new value; nullptr: no copy is
+// kept.
 template <class T>
 void adamw_as(const Stream& stream, const AdamW& op, T* compute) {
   float *p = op.master.as<float>(), *m = op.m.as<float>(), *v = op.v.as<float>();

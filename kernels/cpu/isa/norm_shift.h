@@ -172,9 +172,8 @@ void token_shift_backward(const Stream& stream, const TokenShiftBackward& op) {
   T* du = op.du.as<T>();
   const float* from_right = op.dhalo_out.as<float>();
   float* dhalo = op.dhalo.as<float>();
-  for_blocks(stream, width, kColumnBlock, [&](int64_t begin, int64_t end) {
-    token_shift_mix_gradients<T>(op, begin, end);
-  });
+  for_blocks(stream, width, kColumnBlock,
+             [&](int64_t begin, int64_t end) { token_shift_mix_gradients<T>(op, begin, end); });
   for_blocks(stream, width, kColumnBlock, [=](int64_t begin, int64_t end) {
     float carried[kColumnBlock];
     for (int64_t b = 0; b < batch; ++b) {

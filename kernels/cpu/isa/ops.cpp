@@ -56,8 +56,7 @@ void fill(Backend& t) {
                                   time_mix_in_forward<float>, time_mix_in_forward<bf16>>;
   t.time_mix_in_backward = by_type<TimeMixInBackward, kOfKey<TimeMixInBackward>,
                                    time_mix_in_backward<float>, time_mix_in_backward<bf16>>;
-  t.wkv7_forward =
-      by_type<Wkv7Forward, kOfR<Wkv7Forward>, wkv7_forward<float>, wkv7_forward<bf16>>;
+  t.wkv7_forward = by_type<Wkv7Forward, kOfR<Wkv7Forward>, wkv7_forward<float>, wkv7_forward<bf16>>;
   t.wkv7_backward =
       by_type<Wkv7Backward, kOfR<Wkv7Backward>, wkv7_backward<float>, wkv7_backward<bf16>>;
   t.time_mix_out_forward = by_type<TimeMixOutForward, kOfR<TimeMixOutForward>,

@@ -1,5 +1,5 @@
-// Time mix around the recurrence, head by head. Backward passes give whole heads to threads, so that
-// parameter gradients are added up in row order whatever the number of threads.
+// Time mix around the recurrence, head by head. Backward passes give whole heads to threads, so
+// that parameter gradients are added up in row order whatever the number of threads.
 #pragma once
 
 #include <cmath>

@@ -31,8 +31,8 @@ template <class Body>
   }
 }
 
-inline constexpr int64_t kRowBlock = 32;      // rows of element-wise work a call
-inline constexpr int64_t kColumnBlock = 64;   // channels of a parameter-gradient sum a call
+inline constexpr int64_t kRowBlock = 32;     // rows of element-wise work a call
+inline constexpr int64_t kColumnBlock = 64;  // channels of a parameter-gradient sum a call
 
 // e^x to about 1 ulp: x = n ln 2 + f, |f| <= ln 2 / 2, polynomial of degree 6 (Cephes' coefficients
 // of expf). Below -87 the result is 0, above 88 it is the largest power that fits.

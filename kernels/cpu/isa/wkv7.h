@@ -1,7 +1,7 @@
-// The WKV-7 recurrence, key-major: the state is held as S^T, row = key j, columns = value i, so that
-// S a, S r and M^T v are sums over rows of whole vectors. States saved for the backward pass keep
-// that layout. Rows are padded with zeros to 16, 32, ... 256 values (Q vectors of 16): heads of any
-// even size up to 256 run through the same code.
+// The WKV-7 recurrence, key-major: the state is held as S^T, row = key j, columns = value i, so
+// that S a, S r and M^T v are sums over rows of whole vectors. States saved for the backward pass
+// keep that layout. Rows are padded with zeros to 16, 32, ... 256 values (Q vectors of 16): heads
+// of any even size up to 256 run through the same code.
 #pragma once
 
 #include <cstring>
@@ -16,8 +16,8 @@ inline constexpr float kDecayScale = 0.60653065971263342f;  // e^-1/2
 // One token's operands as float32, Q vectors of 16 channels each; channels from n on stay zero.
 template <int Q>
 struct TokenRow {
-  alignas(64) float r[16 * Q] = {}, w[16 * Q] = {}, k[16 * Q] = {}, v[16 * Q] = {},
-                    a[16 * Q] = {}, b[16 * Q] = {};
+  alignas(64) float r[16 * Q] = {}, w[16 * Q] = {}, k[16 * Q] = {}, v[16 * Q] = {}, a[16 * Q] = {},
+                           b[16 * Q] = {};
 
   template <class T, class Op>
   [[gnu::always_inline]] void read(const Op& op, int64_t at, int n) {
@@ -60,9 +60,8 @@ template <int Q>
 
 // to = from diag(w) + removed b^T + v k^T; `to` may be `from`. Returns to r in y.
 template <int Q>
-[[gnu::always_inline]] inline void advance(int n, const v16* from, v16* to,
-                                           const TokenRow<Q>& x, const v16 (&removed)[Q],
-                                           v16 (&y)[Q]) {
+[[gnu::always_inline]] inline void advance(int n, const v16* from, v16* to, const TokenRow<Q>& x,
+                                           const v16 (&removed)[Q], v16 (&y)[Q]) {
   v16 v[Q];
   load_vectors<Q>(x.v, v);
   for (int q = 0; q < Q; ++q) y[q] = v16{};
@@ -226,11 +225,16 @@ void wkv7_backward_head(const Wkv7Backward& op, int64_t bh, float* scratch) {
 template <class Body>
 [[gnu::always_inline]] inline void by_head_size(int64_t n, const Body& body) {
   switch (wkv7_state_stride(n)) {
-    case 16: return body.template run<1>();
-    case 32: return body.template run<2>();
-    case 64: return body.template run<4>();
-    case 128: return body.template run<8>();
-    default: return body.template run<16>();
+    case 16:
+      return body.template run<1>();
+    case 32:
+      return body.template run<2>();
+    case 64:
+      return body.template run<4>();
+    case 128:
+      return body.template run<8>();
+    default:
+      return body.template run<16>();
   }
 }
 

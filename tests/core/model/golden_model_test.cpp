@@ -2,8 +2,8 @@
 #include <gtest/gtest.h>
 
 #include "core/plan/param_table.h"
-#include "support/model_run.h"
-#include "support/tolerance.h"
+#include "tests/support/model_run.h"
+#include "tests/support/tolerance.h"
 
 namespace rwkv {
 namespace {
@@ -84,8 +84,8 @@ TEST_P(GoldenModel, FromTheZeroState) {
   const ModelRun run = how();
   ParamStore store(param_table(golden.model()), run.precision, true);
   load_params(golden, "params", store);
-  const ModelResults got = run_model(run, golden.model(), store, golden.tokens("tokens"),
-                                     golden.config()["batch"]);
+  const ModelResults got =
+      run_model(run, golden.model(), store, golden.tokens("tokens"), golden.config()["batch"]);
   EXPECT_NEAR(got.loss, golden.number("loss_from_zero_state"), tolerance(1e-6, 1e-5, 1e-2));
   EXPECT_LT(distance(got.logits, golden.read("logits_from_zero_state")),
             tolerance(tolerance::kGolden, tolerance::kFloat, tolerance::kBf16Logits));
