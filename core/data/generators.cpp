@@ -16,7 +16,7 @@
 namespace rwkv {
 namespace {
 
-constexpr int32_t kReverse = 0, kWhere = 1;  // indices into skills()
+constexpr int32_t kReverse = 0, kRecall = 1, kPair = 2, kWhere = 3;  // indices into skills()
 
 // Every name and every town starts with a letter of its own, and none with 'W' of "Where": the
 // first byte tells which was chosen.
@@ -28,7 +28,13 @@ constexpr int kMinDigits = 3, kMaxDigits = 6;
 
 // The share of palindromes: half of the digits, rounded down, must repeat the other half.
 constexpr double kReverseChance = (0.1 + 0.01 + 0.01 + 0.001) / 4;
-constexpr double kWhereChance = 0.25;
+// Whoever guesses without looking at who is asked for is right for one person at most, and all are
+// asked for equally often.
+constexpr double kRecallChance = 1.0, kPairChance = 1.0 / 2, kWhereChance = 1.0 / 4;
+
+constexpr size_t kMaxPeople = 4;
+// By the number of people, less one. Three are there to bridge the step from two to four.
+constexpr std::array<int32_t, kMaxPeople> kStorySkill = {kRecall, kPair, kUngraded, kWhere};
 
 void tell_reversal(SampleWriter& out) {
   std::array<char, kMaxDigits> digits{};
@@ -55,16 +61,19 @@ size_t take_free(SampleWriter& out, std::array<bool, kSize>& taken) {
   return i;
 }
 
-// Three people in three towns. Towns stay distinct, so an answer points at one statement alone.
+// Towns stay distinct, so an answer points at one statement alone.
 class Story {
  public:
   explicit Story(SampleWriter& out) : out_(out) {}
 
   void tell() {
-    for (Person& person : people_) introduce(person);
-    move_and_ask();
-    out_.say(" ");
-    move_and_ask();
+    gather();
+    for (size_t round = 0; round <= count_; ++round) {
+      ask();
+      out_.say(" ");
+      move();
+    }
+    ask();
     out_.say("\n");
   }
 
@@ -72,6 +81,16 @@ class Story {
   struct Person {
     size_t name = 0, town = 0;
   };
+
+  void gather() {
+    int left = kMaxPeople;
+    do {
+      introduce(people_[count_++]);
+      --left;
+      // Going on with `left` of left + 1 sizes still open makes all sizes equally likely. A name's
+      // letter or the 'W' of "Where" tells.
+    } while (left > 0 && out_.decide(left, left + 1));
+  }
 
   void introduce(Person& person) {
     person.name = take_free(out_, named_);
@@ -82,16 +101,10 @@ class Story {
     out_.say(". ");
   }
 
-  void move_and_ask() {
-    size_t mover = move();
-    if (out_.decide(1, 4)) mover = move();
-    ask(mover);
-  }
+  Person& anyone() { return people_[static_cast<size_t>(out_.choose(static_cast<int>(count_)))]; }
 
-  // Returns who moved.
-  size_t move() {
-    const auto mover = static_cast<size_t>(out_.choose(static_cast<int>(people_.size())));
-    Person& person = people_[mover];
+  void move() {
+    Person& person = anyone();
     out_.say(kNames[person.name]);
     out_.say(" went to ");
     const size_t from = person.town;
@@ -99,25 +112,26 @@ class Story {
     occupied_[from] = false;
     out_.say(kTowns[person.town]);
     out_.say(". ");
-    return mover;
   }
 
-  // Asking for the last mover in one of four, less than their share of a third, keeps every guess
-  // "the town mentioned n-th from last" at one in four or below.
-  void ask(size_t last_mover) {
+  void ask() {
     out_.say("Where is ");
-    size_t asked = last_mover;
-    if (!out_.decide(1, 4)) {
-      asked = (last_mover + 1 + static_cast<size_t>(out_.choose(2))) % people_.size();
+    const Person& person = anyone();
+    out_.say(kNames[person.name]);
+    out_.say("? ");
+    const std::string_view town = kTowns[person.town];
+    const int32_t skill = kStorySkill[count_ - 1];
+    if (skill == kUngraded) {
+      out_.say(town);
+    } else {
+      out_.answer(town, skill);
     }
-    out_.say(kNames[people_[asked].name]);
-    out_.say("? In ");
-    out_.answer(kTowns[people_[asked].town], kWhere);
     out_.say(".");
   }
 
   SampleWriter& out_;
-  std::array<Person, 3> people_;
+  size_t count_ = 0;
+  std::array<Person, kMaxPeople> people_;  // the first count_ are there
   std::array<bool, kNames.size()> named_{};
   std::array<bool, kTowns.size()> occupied_{};
 };
@@ -154,10 +168,10 @@ const Generator* find_generator(std::string_view name) {
   static const std::array<Generator, 2> kGenerators = {{
       {"skills",
        "skills mix",
-       "Ann is in Rome. Ben is in Oslo. Sam is in Lima. Ann went to Cork. Where is Ben? In",
+       "Ann is in Rome. Ben is in Oslo. Where is Ben? Oslo. Ann went to Cork. Where is Ann?",
        fill_skills,
-       {"reverse", "where"},
-       {kReverseChance, kWhereChance}},
+       {"reverse", "recall", "pair", "where"},
+       {kReverseChance, kRecallChance, kPairChance, kWhereChance}},
       {"reverse",
        "digit reversal",
        "40917 reversed is",

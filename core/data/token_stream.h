@@ -46,7 +46,7 @@ void copy_tokens(std::span<const std::byte> array, int64_t begin, std::span<int3
   for (size_t i = 0; i < out.size(); ++i, from += sizeof(T)) {
     T element;
     std::memcpy(&element, from, sizeof(T));
-    const int64_t token = shift + element;
+    const int64_t token = shift + static_cast<int64_t>(element);
     if (token < 0 || token >= vocab) [[unlikely]] {
       throw_out_of_vocab(file, begin + static_cast<int64_t>(i), token, vocab);
     }

@@ -33,7 +33,7 @@ struct Call {
   bool trans_a, trans_b, add;
   DType operand, result;
 
-  auto operator<=>(const Call&) const = default;
+  auto operator<=>(const Call&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14
 };
 
 class Product {

@@ -183,7 +183,7 @@ template <class T, int Q>
 void wkv7_backward_head(const Wkv7Backward& op, int64_t bh, float* scratch) {
   const int64_t tokens = op.r.shape[1], heads = op.r.shape[2], chunks = wkv7_saved_states(tokens);
   const auto n = static_cast<int>(op.r.shape[3]);
-  const int64_t square = n * 16 * Q;  // a padded state, in floats
+  const int64_t square = int64_t{n} * 16 * Q;  // a padded state, in floats
   const auto at = [&](int64_t t) { return ((bh / heads * tokens + t) * heads + bh % heads) * n; };
   const auto state = [&](int64_t i) { return reinterpret_cast<v16*>(scratch + i * square); };
   v16* adjoint = state(kWkv7Saved + 1);  // 0 ... kWkv7Saved: before each token, and after the last

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -86,6 +87,7 @@ std::vector<Graded> graded(const Sample& sample) {
 TEST(Generators, GradedTargetsAreTheRightAnswersThatLieWhollyInTheWindow) {
   for (const char* name : {"skills", "reverse"}) {
     const auto source = make_generator(name, 11, kVocab);
+    std::set<int32_t> met;
     for (int64_t index = 0; index < 300; ++index) {
       const int64_t context = 1 + index % 300;
       const Sample sample = read_sample(*source, index, context);
@@ -104,22 +106,47 @@ TEST(Generators, GradedTargetsAreTheRightAnswersThatLieWhollyInTheWindow) {
         EXPECT_EQ(found[q].answer, expected[q].text);
         EXPECT_EQ(found[q].begin, expected[q].begin);
         EXPECT_EQ(source->skills().at(static_cast<size_t>(found[q].skill)), expected[q].skill);
+        met.insert(found[q].skill);
       }
     }
+    EXPECT_EQ(met.size(), source->skills().size()) << "a skill is never asked for";
   }
 }
 
-TEST(Generators, EverySkillsSampleAsksBothSkills) {
+// The longest story, of four people, after two reversals of six digits: 274 + 27 + 27 bytes.
+TEST(Generators, SkillsSampleOf328TargetsHoldsAStoryAndAReversalWhole) {
   const auto source = make_generator("skills", 1, kVocab);
-  EXPECT_EQ(source->skills(), (std::vector<std::string>{"reverse", "where"}));
-  double questions = 0;
+  const auto holds_both = [](const std::string& text) {
+    bool story = false, reversal = false;
+    for (size_t begin = 0, end = 0; (end = text.find('\n', begin)) != std::string::npos;
+         begin = end + 1) {
+      (std::isdigit(static_cast<unsigned char>(text[begin])) ? reversal : story) = true;
+    }
+    return story && reversal;
+  };
+  int short_of_one = 0;
   for (int64_t index = 0; index < 5000; ++index) {
-    const Sample sample = read_sample(*source, index, 220);
-    std::set<int32_t> skills(sample.skill.begin(), sample.skill.end());
-    EXPECT_TRUE(skills.contains(0) && skills.contains(1)) << sample.text();
-    questions += 1 + *std::ranges::max_element(sample.question);
+    const std::string text = read_sample(*source, index, 328).text();
+    EXPECT_TRUE(holds_both(text)) << text;
+    short_of_one += !holds_both(text.substr(0, 327));
   }
-  EXPECT_GT(questions / 5000, 3.5) << "questions are too rare";
+  EXPECT_GT(short_of_one, 0) << "a shorter sample would do";
+}
+
+// Stories of every size are equally many, and each asks its people and twice more.
+TEST(Generators, SkillsAreAskedInTheRatioOfTheirStories) {
+  const auto source = make_generator("skills", 1, kVocab);
+  EXPECT_EQ(source->skills(), (std::vector<std::string>{"reverse", "recall", "pair", "where"}));
+  std::vector<double> asked(4);
+  for (int64_t index = 0; index < 500; ++index) {
+    for (const Graded& question : graded(read_sample(*source, index, 6000))) {
+      ++asked.at(static_cast<size_t>(question.skill));
+    }
+  }
+  // About 3,000 stories of each size and 1.5 reversals a story.
+  EXPECT_NEAR(asked[2] / asked[1], 4.0 / 3, 0.1);
+  EXPECT_NEAR(asked[3] / asked[1], 6.0 / 3, 0.15);
+  EXPECT_NEAR(asked[0] / asked[1], 1.5 * 4 / 3, 0.15);
 }
 
 TEST(Generators, FloorIsTheIndependentlyScoredProbabilityInEveryWindow) {
@@ -206,54 +233,81 @@ TEST(Generators, DecisionsFallAsOftenAsTheFloorSays) {
   for (const char* digits : {"3", "4", "5", "6"}) expect("digits", digits, 0.25);
   for (char d = '1'; d <= '9'; ++d) expect("first digit", std::string(1, d), 1.0 / 9);
   for (char d = '0'; d <= '9'; ++d) expect("digit", std::string(1, d), 0.1);
-  expect("moves", "2", 0.25);
-  expect("asked", "last mover", 0.25);
-  expect("asked", "first other", 0.375);
+  expect("after person 1", "another", 3.0 / 4);
+  expect("after person 2", "another", 2.0 / 3);
+  expect("after person 3", "another", 1.0 / 2);
   for (const char* name : {"Ann", "Ben", "Dan", "Eve", "Gus", "Sam"}) {
     expect("first name", name, 1.0 / 6);
   }
   for (const char* town : {"Cork", "Kyiv", "Lima", "Nice", "Oslo", "Pisa", "Rome", "York"}) {
     expect("first town", town, 0.125);
-    expect("where", town, 0.125);
+    expect("last answer", town, 0.125);
   }
-  for (const char* person : {"0", "1", "2"}) expect("mover", person, 1.0 / 3);
-}
-
-// All guesses that need no tracking: a fixed town, and the town mentioned k-th from last or k-th
-// from the start of the story, with and without the answers given in between.
-TEST(Generators, ChanceIsTheBestFixedOrRecencyGuess) {
-  const auto source = make_generator("skills", 41, kVocab);
-  std::map<std::string, double> right;
-  double questions = 0, reversals = 0, palindromes = 0;
-  for (int64_t index = 0; questions < 20000; ++index) {
-    for (const Answer& answer : judge(read_sample(*source, index, 1500).text(), "skills").answers) {
-      if (answer.skill == "reverse") {
-        ++reversals;
-        palindromes += std::equal(answer.text.begin(), answer.text.end(), answer.text.rbegin());
-        continue;
+  for (int people = 1; people <= 4; ++people) {
+    for (int person = 0; person < people; ++person) {
+      for (const char* role : {"asked of ", "mover of "}) {
+        expect(role + std::to_string(people), std::to_string(person), 1.0 / people);
       }
-      ++questions;
-      ++right["always " + answer.text];
-      const auto vote = [&](const std::string& how, const std::vector<std::string>& towns) {
-        for (size_t k = 0; k < towns.size(); ++k) {
-          if (towns[k] == answer.text) ++right[how + " from start " + std::to_string(k)];
-          if (towns[towns.size() - 1 - k] == answer.text) {
-            ++right[how + " from end " + std::to_string(k)];
-          }
-        }
-      };
-      vote("stated", answer.stated);
-      vote("mentioned", answer.mentioned);
     }
   }
-  double best = 0;
-  const double spread = 4 * std::sqrt(0.25 * 0.75 / questions);
-  for (const auto& [guess, count] : right) {
-    EXPECT_LE(count / questions, 0.25 + spread) << guess;
-    best = std::max(best, count / questions);
+}
+
+// How often the guesses that need no tracking are right: a fixed town, and the town mentioned k-th
+// from last or k-th from the start of the story, with and without the answers given in between.
+struct Guesses {
+  double questions = 0;
+  std::map<std::string, double> right;
+
+  void count(const Answer& answer) {
+    ++questions;
+    ++right["always " + answer.text];
+    count("stated", answer.stated, answer.text);
+    count("mentioned", answer.mentioned, answer.text);
   }
-  EXPECT_NEAR(right["stated from end 0"] / questions, 0.25, spread);
-  EXPECT_NEAR(best, source->chance().at(1), spread);
+  double share(const std::string& guess) const { return right.at(guess) / questions; }
+
+ private:
+  void count(const std::string& how, const std::vector<std::string>& towns,
+             const std::string& truth) {
+    for (size_t k = 0; k < towns.size(); ++k) {
+      if (towns[k] == truth) ++right[how + " from start " + std::to_string(k)];
+      if (towns[towns.size() - 1 - k] == truth) ++right[how + " from end " + std::to_string(k)];
+    }
+  }
+};
+
+TEST(Generators, ChanceOfAStoryIsTheBestFixedOrRecencyGuess) {
+  const auto source = make_generator("skills", 41, kVocab);
+  std::map<std::string, Guesses> skills;
+  for (int64_t index = 0; skills["recall"].questions < 20000; ++index) {
+    for (const Answer& answer : judge(read_sample(*source, index, 1500).text(), "skills").answers) {
+      skills[answer.skill].count(answer);
+    }
+  }
+  for (size_t i = 1; i < 4; ++i) {
+    const std::string skill = source->skills().at(i);
+    const Guesses& guesses = skills[skill];
+    EXPECT_GE(guesses.questions, 20000) << skill;
+    const double chance = skill == "recall" ? 1.0 : skill == "pair" ? 0.5 : 0.25;
+    EXPECT_EQ(source->chance().at(i), chance);
+    const double spread = 4 * std::sqrt(chance * (1 - chance) / guesses.questions);
+    for (const auto& [guess, count] : guesses.right) {
+      EXPECT_LE(count / guesses.questions, chance + spread) << skill << ": " << guess;
+    }
+    EXPECT_NEAR(guesses.share("stated from end 0"), chance, spread) << skill;
+  }
+}
+
+TEST(Generators, ChanceOfReverseIsTheShareOfPalindromes) {
+  const auto source = make_generator("skills", 43, kVocab);
+  double reversals = 0, palindromes = 0;
+  for (int64_t index = 0; reversals < 20000; ++index) {
+    for (const Answer& answer : judge(read_sample(*source, index, 1500).text(), "skills").answers) {
+      if (answer.skill != "reverse") continue;
+      ++reversals;
+      palindromes += std::equal(answer.text.begin(), answer.text.end(), answer.text.rbegin());
+    }
+  }
   EXPECT_NEAR(palindromes / reversals, source->chance().at(0),
               4 * std::sqrt(0.03 * 0.97 / reversals));
   EXPECT_EQ(make_generator("reverse", 1, kVocab)->chance(),
@@ -261,8 +315,11 @@ TEST(Generators, ChanceIsTheBestFixedOrRecencyGuess) {
 }
 
 TEST(Generators, PromptBeginsAsASampleCould) {
-  EXPECT_EQ(judge(make_generator("skills", 1, kVocab)->prompt() + " Oslo.", "skills").complaint,
-            "");
+  const auto skills = judge(make_generator("skills", 1, kVocab)->prompt() + " Cork.", "skills");
+  EXPECT_EQ(skills.complaint, "");
+  ASSERT_EQ(skills.answers.size(), 2u);
+  EXPECT_EQ(skills.answers.back().skill, "pair");
+  EXPECT_EQ(skills.answers.back().text, "Cork");
   EXPECT_EQ(make_generator("reverse", 1, kVocab)->prompt(), "40917 reversed is");
   EXPECT_EQ(make_generator("skills", 9, kVocab)->describe(), "skills mix (generated, seed 9)");
 }

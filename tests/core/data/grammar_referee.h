@@ -10,6 +10,7 @@
 
 namespace rwkv::testing {
 
+// To a graded question.
 struct Answer {
   std::string skill, text;
   size_t begin = 0;                            // in the text
@@ -104,61 +105,95 @@ class Referee {
     people_.clear();
     stated_.clear();
     mentioned_.clear();
-    for (int i = 0; i < 3 && going(); ++i) {
-      charge(1.0 / (6 - i));
-      const std::string name = word();
-      if (i == 0) note("first name", name);
-      expect(" is in ");
-      charge(1.0 / (8 - i));
-      const std::string town = word();
-      if (i == 0) note("first town", town);
-      check_free(town);
-      people_.push_back({name, town});
-      mention(town);
-      expect(". ");
-    }
-    for (int question = 0; question < 2 && going(); ++question) {
-      moves_and_question();
-      expect(question == 0 ? " " : "\n");
+    introduce();
+    while (another()) introduce();
+    for (size_t questions = people_.size() + 2; questions > 0 && going(); --questions) {
+      const std::string town = question();
+      if (questions == 1) {
+        note("last answer", town);
+        expect("\n");
+      } else {
+        expect(" ");
+        move();
+      }
     }
   }
 
-  void moves_and_question() {
-    size_t mover = move();
-    if (done()) return cut();
-    const bool again = text_[at_] != 'W';
-    charge(again ? 0.25 : 0.75);
-    note("moves", again ? "2" : "1");
-    if (again) mover = move();
-    expect("Where is ");
-    if (!going()) return;
-    const size_t place = at_;
+  void introduce() {
+    const auto count = people_.size();
+    charge(1.0 / static_cast<double>(6 - count));
     const std::string name = word();
-    const size_t asked = who(name);
-    if (!going()) return;
-    cost_[place - begin_] = -std::log(asked == mover ? 0.25 : 0.375);
-    const size_t first_other = mover == 0 ? 1 : 0;
-    note("asked", asked == mover ? "last mover" : asked == first_other ? "first other" : "other");
-    expect("? In ");
-    note("where", people_[asked].town);
-    answer("where", people_[asked].town);
-    mentioned_.push_back(people_[asked].town);
-    expect(".");
+    if (count == 0) note("first name", name);
+    for (const Person& person : people_) {
+      if (person.name == name) complain("two people of one name");
+    }
+    expect(" is in ");
+    charge(1.0 / static_cast<double>(8 - count));
+    const std::string town = word();
+    if (count == 0) note("first town", town);
+    check_free(town);
+    people_.push_back({name, town});
+    mention(town);
+    expect(". ");
   }
 
-  size_t move() {
-    charge(1.0 / 3);
-    const size_t mover = who(word());
-    if (!going()) return 0;
-    note("mover", std::to_string(mover));
+  // Whether one more is introduced. Sizes 1, 2, 3 and 4 have 1/4 each.
+  bool another() {
+    const auto count = people_.size();
+    if (!going() || count == 4) return false;
+    if (done()) {
+      cut();
+      return false;
+    }
+    const bool more = text_[at_] != 'W';
+    charge((more ? static_cast<double>(4 - count) : 1.0) / static_cast<double>(5 - count));
+    note("after person " + std::to_string(count), more ? "another" : "question");
+    return more;
+  }
+
+  // Returns the answer.
+  std::string question() {
+    expect("Where is ");
+    const size_t asked = someone("asked");
+    expect("? ");
+    if (!going()) return "";
+    const std::string& town = people_[asked].town;
+    switch (people_.size()) {
+      case 1:
+        answer("recall", town);
+        break;
+      case 2:
+        answer("pair", town);
+        break;
+      case 3:
+        expect(town);
+        break;
+      default:
+        answer("where", town);
+    }
+    mentioned_.push_back(town);
+    expect(".");
+    return town;
+  }
+
+  void move() {
+    const size_t mover = someone("mover");
     expect(" went to ");
-    charge(1.0 / 5);
+    charge(1.0 / static_cast<double>(8 - people_.size()));
     const std::string town = word();
     check_free(town);
     if (going()) people_[mover].town = town;
     mention(town);
     expect(". ");
-    return mover;
+  }
+
+  // Reads the name of one of the people, each equally likely.
+  size_t someone(const std::string& role) {
+    const auto count = people_.size();
+    charge(1.0 / static_cast<double>(count));
+    const size_t person = who(word());
+    note(role + " of " + std::to_string(count), std::to_string(person));
+    return person;
   }
 
   bool done() const { return at_ >= text_.size(); }

@@ -99,7 +99,7 @@ TEST_F(Hdf5, ScalarsAndEmptyDatasetsKeepTheirShape) {
 
 TEST_F(Hdf5, ConvertsBetweenTypesOnReading) {
   // More than one slice of the conversion, the last one short.
-  std::vector<float> values(3 * 400000);
+  std::vector<float> values(size_t{3} * 400000);
   std::iota(values.begin(), values.end(), -7.0f);
   auto file = Hdf5File::create(in("f"));
   file.write("x", view_of(values.data(), {3, 400000}));
