@@ -31,6 +31,7 @@ std::string result_text(const LoadedSource& loaded, const SampleSource& data,
   const std::vector<std::string> names = data.skills();
   const std::vector<double> chance = data.chance();
   for (size_t i = 0; i < names.size(); ++i) {
+    if (totals.asked[i] == 0) continue;  // the context is too short for a question
     text += fmt::format("\n{} {:.4f} of {:.0f} questions (chance {:.2f})", names[i],
                         totals.answered[i] / totals.asked[i], totals.asked[i], chance[i]);
   }

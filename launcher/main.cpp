@@ -30,6 +30,18 @@ int end_with(const rwkv::Error& error) {
   return static_cast<int>(error.exit_code());
 }
 
+// All ranks read the same words: what is wrong with them is said once, when the ranks know each
+// other.
+rwkv::CommandAction parse(const std::vector<std::string>& arguments) {
+  try {
+    return rwkv::parse_command_line(arguments);
+  } catch (const rwkv::InputError& error) {
+    return [what = std::string(error.what())](rwkv::Context&) -> rwkv::ExitCode {
+      throw rwkv::AgreedError(what, rwkv::ExitCode::kBadInput);
+    };
+  }
+}
+
 int run(const std::vector<std::string>& arguments, rwkv::CommandAction& action) {
   const auto world = rwkv::under_launcher() ? rwkv::make_mpi() : rwkv::make_self();
   rwkv::Context context{*world, arguments, stop_flag()};
@@ -61,7 +73,7 @@ int main(int argc, char** argv) {
   for (int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, ask_to_stop);
   const std::vector<std::string> arguments(argv, argv + argc);
   try {
-    rwkv::CommandAction action = rwkv::parse_command_line(arguments);
+    rwkv::CommandAction action = parse(arguments);
     return run(arguments, action);
   } catch (const rwkv::Error& error) {
     return end_with(error);

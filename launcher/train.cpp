@@ -29,13 +29,27 @@ Recipe load_everywhere(Communicator& world, const TrainArguments& arguments) {
   return recipe;
 }
 
-// How the user would start this again, as far as a process can know.
-std::string command_again(const Context& context) {
+// A word as a shell reads it back.
+std::string quoted(const std::string& word) {
+  constexpr std::string_view kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./:,@%";
+  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
+  std::string out = "'";
+  for (char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+// How the user would go on with this run, as far as a process can know: the same words, but for a
+// run.resume=never, which would start anew.
+std::string command_again(const Context& context, const Recipe& recipe) {
   std::string line =
-      context.world.size() > 1 ? fmt::format("mpirun -n {} ", context.world.size()) : std::string();
-  for (const std::string& argument : context.arguments) line += argument + " ";
-  line.pop_back();
-  return line;
+      context.world.size() > 1 ? fmt::format("mpirun -n {}", context.world.size()) : std::string();
+  const bool anew = recipe.run.resume == "never";
+  for (const std::string& argument : context.arguments) {
+    if (anew && argument.starts_with("run.resume=")) continue;
+    line += (line.empty() ? "" : " ") + quoted(argument);
+  }
+  return anew ? line + " run.resume=auto" : line;
 }
 
 // On the ranks that work. Collective over `ranks`.
@@ -49,8 +63,8 @@ ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine
   const bool root = ranks.rank() == 0;
   if (resume.finished) {
     if (root) {
-      std::printf("%s is finished (%lld steps): nothing to do\n", recipe.run.dir.c_str(),
-                  static_cast<long long>(resume.step));
+      std::printf("%s is finished (%lld steps): nothing to do\n", resume.checkpoint.c_str(),
+                  static_cast<long long>(recipe.train.steps));
     }
     return ExitCode::kDone;
   }
@@ -63,7 +77,10 @@ ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine
     }
   });
   std::unique_ptr<RunFolder> folder;
-  on_root(ranks, [&] { folder = std::make_unique<RunFolder>(recipe.run.dir); });
+  on_root(ranks, [&] {
+    folder = std::make_unique<RunFolder>(recipe.run.dir);
+    if (!resume.own) folder->start_afresh();
+  });
   trainer->set_stop_flag(context.stop_flag);
   const RunSetup setup{
       resume,
@@ -72,7 +89,7 @@ ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine
       isatty(STDOUT_FILENO) == 1 && !under_launcher(),  // mpirun gives a pty always
       program_line(),
       host_line(context.world, mesh.active(), machine.threads, machine.ops->isa),
-      command_again(context)};
+      command_again(context, recipe)};
   return run_training(*trainer, machine, ranks, setup);
 }
 

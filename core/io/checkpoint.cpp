@@ -113,6 +113,45 @@ Hdf5File open_index(const std::string& step_folder) {
   return index;
 }
 
+using Shapes = std::vector<std::pair<std::string, Shape>>;
+
+void check_shapes(const std::string& step_folder, const Shapes& shapes, const ParamStore& store) {
+  for (const ParamSpec& spec : store.specs()) {
+    const auto found = std::find_if(shapes.begin(), shapes.end(),
+                                    [&](const auto& s) { return s.first == spec.name; });
+    if (found == shapes.end()) throw InputError(step_folder + ": has no " + spec.name);
+    if (!(found->second == spec.shape)) {
+      throw InputError(fmt::format("{}: {} has shape {}, the recipe's model {}", step_folder,
+                                   spec.name, to_string(found->second), to_string(spec.shape)));
+    }
+  }
+}
+
+// Elements [begin, end) of parameter `param` of the index stand in the file of rank `rank`.
+struct StoredExtent {
+  int64_t rank;
+  size_t param;
+  int64_t begin, end;
+};
+
+std::vector<StoredExtent> read_extents(const std::string& step_folder, const Shapes& shapes) {
+  const Hdf5File index = open_index(step_folder);
+  const int64_t count = index.shape_of("extents")[0];
+  std::vector<int64_t> numbers(static_cast<size_t>(count) * 4);
+  index.read("extents", view_of(numbers.data(), {count, 4}));
+  std::vector<StoredExtent> extents;
+  for (size_t e = 0; e < numbers.size(); e += 4) {
+    const auto param = static_cast<size_t>(numbers[e + 1]);
+    const StoredExtent extent{numbers[e], param, numbers[e + 2], numbers[e + 3]};
+    if (param >= shapes.size() || extent.begin < 0 || extent.begin > extent.end ||
+        extent.end > shapes[param].second.elements()) {
+      throw InputError(step_folder + "/index.h5: an extent lies outside its parameter");
+    }
+    extents.push_back(extent);
+  }
+  return extents;
+}
+
 }  // namespace
 
 bool is_checkpoint(const std::string& path) { return fs::is_regular_file(path + "/index.h5"); }
@@ -125,16 +164,22 @@ void save_checkpoint(const std::string& folder, const CheckpointInfo& info, cons
     fs::remove_all(temporary);
     make_directories(temporary);
   });
-  agree(comm, [&] { write_own_file(temporary, store, comm.rank(), comm.size()); });
-  on_root(comm, [&] {
-    write_index(temporary, info, store, comm.size());
-    fsync_path(temporary);
-    fs::remove_all(final_path);
-    fs::rename(temporary, final_path);
-    fsync_path(folder);
-    replace_file(folder + "/latest", fmt::format("step-{}\n", info.step));
-    remove_old(folder, keep);
-  });
+  try {
+    agree(comm, [&] { write_own_file(temporary, store, comm.rank(), comm.size()); });
+    on_root(comm, [&] {
+      write_index(temporary, info, store, comm.size());
+      fsync_path(temporary);
+      fs::remove_all(final_path);
+      fs::rename(temporary, final_path);
+      fsync_path(folder);
+      replace_file(folder + "/latest", fmt::format("step-{}\n", info.step));
+      remove_old(folder, keep);
+    });
+  } catch (const AgreedError&) {
+    std::error_code ignored;  // the first error is the one to tell
+    if (comm.rank() == 0) fs::remove_all(temporary, ignored);
+    throw;
+  }
 }
 
 CheckpointInfo read_checkpoint_info(const std::string& step_folder) {
@@ -161,7 +206,7 @@ std::vector<std::pair<std::string, Shape>> checkpoint_shapes(const std::string& 
       throw InputError(step_folder + "/index.h5: more parameters than shapes");
     }
     Shape shape;
-    shape.rank = static_cast<int>(numbers[i * 7]);
+    shape.rank = static_cast<int>(std::clamp<int64_t>(numbers[i * 7], 0, 6));
     for (size_t d = 0; d < 6; ++d) shape.dim[d] = numbers[i * 7 + 1 + d];
     out.emplace_back(name, shape);
   }
@@ -170,37 +215,28 @@ std::vector<std::pair<std::string, Shape>> checkpoint_shapes(const std::string& 
 
 void load_checkpoint(const std::string& step_folder, ParamStore& store, bool moments) {
   const auto shapes = checkpoint_shapes(step_folder);
-  for (const ParamSpec& spec : store.specs()) {
-    const auto found = std::find_if(shapes.begin(), shapes.end(),
-                                    [&](const auto& s) { return s.first == spec.name; });
-    if (found == shapes.end()) throw InputError(step_folder + ": has no " + spec.name);
-    if (!(found->second == spec.shape)) {
-      throw InputError(fmt::format("{}: {} has shape {}, the recipe's model {}", step_folder,
-                                   spec.name, to_string(found->second), to_string(spec.shape)));
-    }
-  }
-  const Hdf5File index = open_index(step_folder);
-  const int64_t count = index.shape_of("extents")[0];
-  std::vector<int64_t> extents(static_cast<size_t>(count) * 4);
-  index.read("extents", view_of(extents.data(), {count, 4}));
-  int64_t open_rank = -1;
+  check_shapes(step_folder, shapes, store);
+  int64_t open_rank = -1, loaded = 0;
   std::unique_ptr<Hdf5File> file;
-  for (size_t e = 0; e < extents.size(); e += 4) {
-    const int64_t rank = extents[e], param = extents[e + 1];
-    const std::string& name = shapes.at(static_cast<size_t>(param)).first;
+  for (const StoredExtent& stored : read_extents(step_folder, shapes)) {
+    const std::string& name = shapes[stored.param].first;
     const int own = store.find(name);
     if (own < 0) continue;  // a parameter that this model does not have
-    if (rank != open_rank) {
+    if (stored.rank != open_rank) {
       file = std::make_unique<Hdf5File>(
-          Hdf5File::open(step_folder + "/" + file_name(static_cast<int>(rank))));
-      open_rank = rank;
+          Hdf5File::open(step_folder + "/" + file_name(static_cast<int>(stored.rank))));
+      open_rank = stored.rank;
     }
-    const Extent extent{own, extents[e + 2], extents[e + 3]};
+    const Extent extent{own, stored.begin, stored.end};
+    loaded += extent.end - extent.begin;
     for (std::string_view kind : kKinds) {
       const Tensor whole = tensor_of(store, kind, static_cast<size_t>(own));
       if (whole.empty() || (kind != "weights" && !moments)) continue;
       file->read(fmt::format("{}/{}", kind, name), piece_of(whole, extent));
     }
+  }
+  if (loaded != count_elements(store.specs())) {
+    throw InputError(step_folder + "/index.h5: its extents do not hold every parameter once");
   }
 }
 

@@ -36,9 +36,9 @@ Totals Evaluator::run(const Pass& pass, const ParamStore& store, Workspace& ws, 
 
 int64_t eval_samples(const Recipe& recipe, const SampleSource& source) {
   const bool endless = source.size() == std::numeric_limits<int64_t>::max();
-  if (recipe.eval.batches > 0) {
-    return std::min(source.size(), recipe.eval.batches * std::max<int64_t>(1, recipe.train.batch));
-  }
+  const int64_t batch = std::max<int64_t>(1, recipe.train.batch), batches = recipe.eval.batches;
+  if (batches > 0 && batches <= source.size() / batch) return batches * batch;
+  if (batches > 0) return source.size();
   return endless ? kGeneratorEvalSamples : source.size();
 }
 

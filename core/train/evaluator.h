@@ -10,7 +10,7 @@ namespace rwkv {
 
 // Samples that a generator's evaluation takes when the recipe names no number: 2,000 questions of
 // each skill and more at context 256.
-inline constexpr int64_t kGeneratorEvalSamples = 512;
+inline constexpr int64_t kGeneratorEvalSamples = 2048;
 
 class Evaluator {
  public:

@@ -19,6 +19,11 @@ std::string made(const std::string& path) {
   return path;
 }
 
+// The recipe that a checkpoint was trained with.
+Recipe recipe_of(const std::string& checkpoint) {
+  return parse_recipe(read_checkpoint_info(checkpoint).recipe, checkpoint + "/config.yaml", {});
+}
+
 }  // namespace
 
 RunFolder::RunFolder(const std::string& path)
@@ -26,6 +31,24 @@ RunFolder::RunFolder(const std::string& path)
 
 void RunFolder::write_config(const Recipe& recipe) const {
   replace_file(path_ + "/config.yaml", to_yaml(recipe));
+}
+
+void RunFolder::start_afresh() const {
+  if (latest_checkpoint(path_).empty()) {
+    fs::remove(metrics());
+    return;
+  }
+  std::string before;
+  int number = 0;
+  do {
+    before = fmt::format("{}/before-{}", path_, ++number);
+  } while (fs::exists(before));
+  make_directories(before);
+  for (const char* name : {"metrics.jsonl", "config.yaml", "report.html", "checkpoints"}) {
+    const std::string from = fmt::format("{}/{}", path_, name);
+    if (fs::exists(from)) fs::rename(from, fmt::format("{}/{}", before, name));
+  }
+  fsync_path(path_);
 }
 
 std::string changed_key(const Recipe& before, const Recipe& now) {
@@ -67,19 +90,24 @@ ResumePoint find_resume_point(const Recipe& recipe) {
   ResumePoint point;
   const std::string& how = recipe.run.resume;
   if (how == "never") return point;
-  if (how == "auto") {
-    point.checkpoint = latest_checkpoint(recipe.run.dir);
-    if (point.checkpoint.empty()) return point;
-  } else {
+  point.checkpoint = latest_checkpoint(recipe.run.dir);
+  point.own = !point.checkpoint.empty();
+  if (how != "auto" && !(point.own && recipe_of(point.checkpoint).run.resume == how)) {
+    if (point.own) {
+      throw InputError(fmt::format(
+          "run.resume: '{}' starts a fresh run folder, but run.dir {} holds another run: give a "
+          "run.dir of its own",
+          how, recipe.run.dir));
+    }
     point.checkpoint = is_checkpoint(how) ? how : latest_checkpoint(how);
     if (point.checkpoint.empty()) {
       throw InputError("run.resume: no checkpoint in '" + how +
                        "' (a run folder or a checkpoints/step-N is wanted)");
     }
   }
+  if (point.checkpoint.empty()) return point;
   const CheckpointInfo info = read_checkpoint_info(point.checkpoint);
-  const Recipe before = parse_recipe(info.recipe, point.checkpoint + "/config.yaml", {});
-  const std::string key = changed_key(before, recipe);
+  const std::string key = changed_key(recipe_of(point.checkpoint), recipe);
   if (!key.empty()) {
     throw InputError(fmt::format(
         "{} differs from the one that {} was trained with: restore it, or start another run "

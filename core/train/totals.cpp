@@ -15,20 +15,21 @@ void Totals::add(const Tensor& losses, const ConstTensor& weights) {
 }
 
 void Totals::reduce(Communicator& comm) {
-  std::vector<double> packed = {loss, weight, nats, stop};
-  packed.insert(packed.end(), asked.begin(), asked.end());
-  packed.insert(packed.end(), answered.begin(), answered.end());
+  if (comm.size() == 1) return;
+  packed_ = {loss, weight, nats, stop};
+  packed_.insert(packed_.end(), asked.begin(), asked.end());
+  packed_.insert(packed_.end(), answered.begin(), answered.end());
   Stream stream;
-  comm.all_reduce(view_of(packed.data(), {static_cast<int64_t>(packed.size())}), Reduce::kSum,
+  comm.all_reduce(view_of(packed_.data(), {static_cast<int64_t>(packed_.size())}), Reduce::kSum,
                   stream)
       ->wait();
-  loss = packed[0];
-  weight = packed[1];
-  nats = packed[2];
-  stop = packed[3];
+  loss = packed_[0];
+  weight = packed_[1];
+  nats = packed_[2];
+  stop = packed_[3];
   const auto skills = static_cast<std::ptrdiff_t>(asked.size());
-  std::copy(packed.begin() + 4, packed.begin() + 4 + skills, asked.begin());
-  std::copy(packed.begin() + 4 + skills, packed.end(), answered.begin());
+  std::copy(packed_.begin() + 4, packed_.begin() + 4 + skills, asked.begin());
+  std::copy(packed_.begin() + 4 + skills, packed_.end(), answered.begin());
 }
 
 }  // namespace rwkv

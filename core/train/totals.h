@@ -24,6 +24,9 @@ struct Totals {
   void add(const Tensor& loss, const ConstTensor& weight);
   // Collective.
   void reduce(Communicator&);
+
+ private:
+  std::vector<double> packed_;  // kept from reduction to reduction
 };
 
 }  // namespace rwkv

@@ -41,7 +41,8 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
         std::make_unique<Evaluator>(*model_, *validation_, micro_batch_, recipe.train.context);
   }
   samples_.resize(static_cast<size_t>(share_.count()));
-  totals_ = Totals(source_->skills().size());
+  skills_ = source_->skills();
+  totals_ = Totals(skills_.size());
   if (recipe.run.init_from.empty()) {
     for (size_t i = 0; i < store_->size(); ++i) {
       initialize(store_->specs()[i], recipe.run.seed, store_->master(i));
@@ -92,10 +93,9 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
   row.floor.reset();
   if (std::isfinite(totals_.nats)) row.floor = totals_.floor();
   row.skills.clear();
-  const std::vector<std::string> names = source_->skills();
-  for (size_t i = 0; i < names.size(); ++i) {
+  for (size_t i = 0; i < skills_.size(); ++i) {
     if (totals_.asked[i] > 0) {
-      row.skills.emplace_back(names[i], totals_.answered[i] / totals_.asked[i]);
+      row.skills.emplace_back(skills_[i], totals_.answered[i] / totals_.asked[i]);
     }
   }
   return totals_.stop > 0;

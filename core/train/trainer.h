@@ -73,6 +73,7 @@ class Trainer {
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<GradSync> sync_;
   std::unique_ptr<Evaluator> evaluator_;
+  std::vector<std::string> skills_;
   Totals totals_;
   const volatile int* stop_flag_ = nullptr;
 };

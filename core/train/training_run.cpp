@@ -33,6 +33,7 @@ class Run {
   void say(const std::string& text) const;
   std::string header() const;
   std::string model_line() const;
+  std::string memory_line() const;
   void begin();
   void after_step(StepRow& row);
   void log(const StepRow& row);
@@ -79,15 +80,23 @@ std::string Run::header() const {
   return json.dump();
 }
 
+// The sum, and what holds at least a twentieth of it.
+std::string Run::memory_line() const {
+  const std::vector<Arena::Entry> entries = trainer_.memory();
+  int64_t bytes = 0;
+  for (const Arena::Entry& entry : entries) bytes += entry.bytes;
+  std::string parts;
+  for (const Arena::Entry& entry : entries) {
+    if (entry.bytes * 20 < bytes) continue;
+    parts +=
+        fmt::format("{}{} {}", parts.empty() ? "" : ", ", entry.name, human_bytes(entry.bytes));
+  }
+  return fmt::format("{} planned a rank ({})", human_bytes(bytes), parts);
+}
+
 void Run::begin() {
   if (!speaks()) return;
   const Recipe& r = recipe();
-  int64_t bytes = 0;
-  std::string parts;
-  for (const Arena::Entry& entry : trainer_.memory()) {
-    bytes += entry.bytes;
-    if (entry.bytes * 20 > bytes) parts += ", " + entry.name + " " + human_bytes(entry.bytes);
-  }
   const std::string folder = setup_.folder->path();
   say(banner({.program = setup_.program,
               .host = setup_.host,
@@ -96,7 +105,7 @@ void Run::begin() {
                   "{} · {} tokens/step x {} steps = {} tokens", trainer_.source().describe(),
                   trainer_.tokens_a_step(), r.train.steps,
                   human_count(static_cast<double>(trainer_.tokens_a_step() * r.train.steps))),
-              .memory = fmt::format("{} planned a rank ({})", human_bytes(bytes), parts.substr(2)),
+              .memory = memory_line(),
               .run = folder + "/  config.yaml  metrics.jsonl  checkpoints/  report.html"},
              setup_.colour));
   if (!machine_.note.empty()) say("note    " + machine_.note + "\n");
@@ -165,6 +174,7 @@ std::string Run::held_out_line() const {
   const std::vector<std::string> names = trainer_.source().skills();
   const std::vector<double> chance = trainer_.source().chance();
   for (size_t i = 0; i < names.size(); ++i) {
+    if (held_out_->asked[i] == 0) continue;  // the context is too short for a question
     line +=
         fmt::format("\n{} {:.4f} of {:.0f} questions (chance {:.2f})", names[i],
                     held_out_->answered[i] / held_out_->asked[i], held_out_->asked[i], chance[i]);

@@ -60,8 +60,8 @@ void activation_backward(const Stream& stream, const ActivationBackward& op) {
       case Activation::kReluSquared:
 #pragma omp simd
         for (int64_t i = begin; i < end; ++i) {
-          const float v = load(x[i]);
-          store(dx[i], v > 0 ? 2.0f * v * load(dy[i]) : 0.0f);
+          const float v = load(x[i]), slope = v > 0 ? 2.0f * v : 0.0f;
+          store(dx[i], slope * load(dy[i]));
         }
         break;
     }
