@@ -15,8 +15,9 @@ namespace rwkv {
 // Where a command runs.
 struct Context {
   Communicator& world;
-  std::vector<std::string> arguments;       // the whole command line, program first
-  const volatile int* stop_flag = nullptr;  // set by SIGINT, SIGTERM, SIGUSR1
+  std::vector<std::string> arguments;  // the whole command line, program first
+  // From this call on SIGINT, SIGTERM and SIGUSR1 set the flag instead of ending the process.
+  const volatile int* (*catch_signals)() = nullptr;
 
   bool root() const { return world.rank() == 0; }
 };

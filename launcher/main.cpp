@@ -16,6 +16,12 @@ volatile std::sig_atomic_t* stop_flag() {
 
 void ask_to_stop(int) { *stop_flag() = 1; }
 
+const volatile int* catch_signals() {
+  stop_flag();  // made before a signal can come
+  for (int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, ask_to_stop);
+  return stop_flag();
+}
+
 // The OpenMP runtime reads its environment when it is loaded: before main. So the program sets what
 // it wants (threads that wait must not spin: two processes on the same cores would starve each
 // other) and starts itself again, once.
@@ -44,7 +50,7 @@ rwkv::CommandAction parse(const std::vector<std::string>& arguments) {
 
 int run(const std::vector<std::string>& arguments, rwkv::CommandAction& action) {
   const auto world = rwkv::under_launcher() ? rwkv::make_mpi() : rwkv::make_self();
-  rwkv::Context context{*world, arguments, stop_flag()};
+  rwkv::Context context{*world, arguments, catch_signals};
   try {
     return static_cast<int>(action(context));
   } catch (const rwkv::AgreedError& error) {
@@ -70,7 +76,6 @@ int run(const std::vector<std::string>& arguments, rwkv::CommandAction& action) 
 
 int main(int argc, char** argv) {
   prepare_environment(argv);
-  for (int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, ask_to_stop);
   const std::vector<std::string> arguments(argv, argv + argc);
   try {
     rwkv::CommandAction action = parse(arguments);

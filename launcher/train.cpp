@@ -81,7 +81,7 @@ ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine
     folder = std::make_unique<RunFolder>(recipe.run.dir);
     if (!resume.own) folder->start_afresh();
   });
-  trainer->set_stop_flag(context.stop_flag);
+  trainer->set_stop_flag(context.catch_signals());
   const RunSetup setup{
       resume,
       folder.get(),

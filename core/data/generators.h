@@ -16,20 +16,19 @@ bool is_generator(std::string_view name);
 // prefix of it. read() allocates nothing. Throws InputError when `vocab` cannot hold every byte.
 //
 // reverse: lines "40917 reversed is 71904.", 3 to 6 digits, each length equally likely.
-// skills:  those lines, one or two at a time, and between them stories of 1 to 4 people, each
-// number
+// skills:  those lines, one or two at a time, and between them stories of 1 to 4 people, each size
 //          equally likely. All are placed in different towns; then come people + 1 times a question
 //          and somebody's move to a town where nobody is, and a last question. So the short stories
 //          teach what the long ones need. With context >= 328 every sample holds a story and a
-//          reversed number whole:
+//          reversal whole. A story of one:
 //            Eve is in Nice. Where is Eve? Nice. Eve went to York. Where is Eve? York. Eve went to
 //            Lima. Where is Eve? Lima.
 //
-// Skills and chance, the share that the best guess gets right which does not look at who is asked
-// for (each with the same probability):
-//   recall   stories of one person: 1, as the last town mentioned in a statement is always right
-//   pair     stories of two: 1/2, of that same town
-//   where    stories of four: 1/4, of that same town
+// Skills and their chance. All people of a story are asked for equally often; its chance is that of
+// the best guess that does not look at who is asked for: the last town mentioned in a statement.
+//   recall   stories of one person: 1, that guess is always right
+//   pair     stories of two: 1/2
+//   where    stories of four: 1/4
 //   reverse  the share of palindromes, which a guess that repeats the number gets right
 // Questions in stories of three are answered, but not graded.
 std::unique_ptr<SampleSource> make_generator(std::string_view name, uint64_t seed, int64_t vocab);

@@ -91,6 +91,16 @@ std::vector<int64_t> complete_steps(const std::string& folder) {
   return steps;
 }
 
+// What a killed job left half written. The run folder is locked: nobody is at work there.
+void remove_unfinished(const std::string& folder) {
+  std::vector<fs::path> unfinished;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const fs::path& path = entry.path();
+    if (path.extension() == ".tmp" && step_of(path.stem()) >= 0) unfinished.push_back(path);
+  }
+  for (const fs::path& path : unfinished) fs::remove_all(path);
+}
+
 void remove_old(const std::string& folder, int64_t keep) {
   const std::vector<int64_t> steps = complete_steps(folder);
   if (keep <= 0) return;
@@ -161,7 +171,8 @@ void save_checkpoint(const std::string& folder, const CheckpointInfo& info, cons
   const std::string final_path = fmt::format("{}/step-{}", folder, info.step);
   const std::string temporary = final_path + ".tmp";
   on_root(comm, [&] {
-    fs::remove_all(temporary);
+    make_directories(folder);
+    remove_unfinished(folder);
     make_directories(temporary);
   });
   try {

@@ -7,12 +7,26 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
 namespace rwkv::hdf5 {
 
 static_assert(std::is_same_v<hid_t, int64_t>);
+
+namespace {
+
+// What the library says about a failed call of the system is long; the reason stands in quotes.
+std::string shortened(const std::string& text) {
+  constexpr std::string_view kReason = "error message = '";
+  const size_t begin = text.find(kReason), details = text.find(": ");
+  if (begin == std::string::npos || details > begin) return text;
+  const size_t reason = begin + kReason.size();
+  return text.substr(0, details + 2) + text.substr(reason, text.find('\'', reason) - reason);
+}
+
+}  // namespace
 
 std::string take_error() {
   std::string text;
@@ -26,7 +40,7 @@ std::string take_error() {
   }
   H5Eclear2(H5E_DEFAULT);
   std::replace(text.begin(), text.end(), '\n', ' ');
-  return text;
+  return shortened(text);
 }
 
 Handle::~Handle() {
@@ -34,6 +48,9 @@ Handle::~Handle() {
 }
 
 void prepare_thread() {
+  // All files are closed by their owners. The library's own clean-up when the process ends would
+  // walk over a file whose last write failed, and crash.
+  [[maybe_unused]] static const herr_t never_at_exit = H5dont_atexit();
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   checked(H5PLset_loading_state(0), "HDF5", "turn plugins off");
 }

@@ -47,7 +47,7 @@ p.sub { color: var(--dim); margin: 4px 0 20px; }
 .tile b { display: block; font-size: 24px; font-weight: 600; line-height: 1.3;
   font-variant-numeric: tabular-nums; }
 .tile span, .tile small { color: var(--dim); font-size: 13px; }
-.wide { grid-column: 1 / -1; }
+.wide { grid-column: 1 / -1; overflow-x: auto; } .wide svg { min-width: 640px; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: 5px 0;
   border-top: 1px solid var(--rule); overflow-wrap: anywhere; }
