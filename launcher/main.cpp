@@ -3,6 +3,7 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 
 #include "launcher/command.h"
 #include "parallel/agree.h"
@@ -27,7 +28,10 @@ const volatile int* catch_signals() {
 // other) and starts itself again, once.
 void prepare_environment(char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") != nullptr) return;
-  if (setenv("OMP_WAIT_POLICY", "passive", 0) == 0) execv("/proc/self/exe", argv);
+  std::error_code error;
+  // By its own path: the name of a process is that of its file.
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (!error && setenv("OMP_WAIT_POLICY", "passive", 0) == 0) execv(self.c_str(), argv);
   // Where that fails, threads spin: slower, not wrong.
 }
 

@@ -55,6 +55,7 @@ std::string command_again(const Context& context, const Recipe& recipe) {
 // On the ranks that work. Collective over `ranks`.
 ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine,
                   const MeshShape& mesh, Communicator& ranks) {
+  const volatile int* stop_flag = context.catch_signals();
   ResumePoint resume;
   // Every rank reads what the shared folder says; rank 0's word counts.
   agree(ranks, [&] { resume = find_resume_point(recipe); });
@@ -81,7 +82,7 @@ ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine
     folder = std::make_unique<RunFolder>(recipe.run.dir);
     if (!resume.own) folder->start_afresh();
   });
-  trainer->set_stop_flag(context.catch_signals());
+  trainer->set_stop_flag(stop_flag);
   const RunSetup setup{
       resume,
       folder.get(),

@@ -11,6 +11,7 @@
 #include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "core/base/error.h"
 
@@ -99,6 +100,20 @@ std::string read_file(const std::string& path) {
   }
   content.resize(done);
   return content;
+}
+
+void read_in_pieces(const std::string& path,
+                    const std::function<void(std::span<const std::byte>)>& use) {
+  size_t size = 0;
+  const Descriptor fd(open_regular(path, size));
+  std::vector<std::byte> piece(size_t{1} << 20);
+  for (;;) {
+    const ssize_t got = ::read(fd.get(), piece.data(), piece.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail(path, "read it", errno);
+    if (got == 0) return;
+    use({piece.data(), static_cast<size_t>(got)});
+  }
 }
 
 AtomicFile::AtomicFile(const std::string& path) : path_(path), temporary_(path + ".tmp") {

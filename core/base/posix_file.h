@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -11,6 +12,9 @@
 namespace rwkv {
 
 std::string read_file(const std::string& path);  // throws InputError when it is not there
+// The same without holding it: `use` gets all bytes, in order, in pieces of at most a megabyte.
+void read_in_pieces(const std::string& path,
+                    const std::function<void(std::span<const std::byte>)>& use);
 // Writes `path`.tmp, fsyncs, renames over `path`, fsyncs the folder: old or new content, never
 // half.
 void replace_file(const std::string& path, std::string_view content);

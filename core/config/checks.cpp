@@ -89,14 +89,6 @@ void check_optimizer(const GivenKeys& given, const OptimizerConfig& optimizer) {
   }
 }
 
-void check_parallel(const GivenKeys& given, const ParallelConfig& parallel) {
-  if (parallel.leaf % parallel.tile != 0) {
-    conflict(given, "parallel.leaf", "parallel.tile",
-             fmt::format("parallel.leaf {} is not a multiple of parallel.tile {}", parallel.leaf,
-                         parallel.tile));
-  }
-}
-
 // Whether a key has a value other than its word for "not given".
 bool gives_number(const GivenKeys& given, std::string_view key) {
   const GivenKeys::Entry* entry = given.find(key);
@@ -143,7 +135,6 @@ void check_recipe(const GivenKeys& given, Recipe& recipe) {
   check_data(given, recipe.data);
   check_train(given, recipe.train);
   check_optimizer(given, recipe.optimizer);
-  check_parallel(given, recipe.parallel);
 }
 
 }  // namespace rwkv

@@ -41,6 +41,8 @@ class Workspace {
   using States = std::vector<std::vector<Tensor>>;
   States entering, leaving, dentering;
 
+  // Bytes that are held; what entries() adds up to.
+  int64_t bytes() const { return memory_.bytes() + scratch_.bytes(); }
   // How the planned bytes are used.
   const std::vector<Arena::Entry>& entries() const { return entries_; }
 

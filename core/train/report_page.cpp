@@ -68,7 +68,8 @@ figcaption { display: flex; flex-wrap: wrap; gap: 2px 16px; align-items: baselin
 figcaption h2 { margin-right: auto; }
 .key { font-size: 13px; } .key i { color: var(--dim); font-style: normal; }
 details.card { margin-top: 14px; } summary { cursor: pointer; font-weight: 600; }
-pre { margin: 12px 0 0; overflow-x: auto; font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
+pre { margin: 12px 0 0; overflow-x: auto;
+  font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
 @media print { :root { --page: #fff; } .card { break-inside: avoid; } }
 )css";
 

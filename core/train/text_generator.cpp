@@ -105,6 +105,14 @@ int32_t pick_token(const std::vector<double>& logits, double temperature, double
   return order[count - 1];
 }
 
+std::vector<double> logits_after(const Pass& pass, const Model& model, const ParamStore& store,
+                                 Precision precision, std::span<const int32_t> tokens) {
+  require(!tokens.empty(), "logits need a token before them");
+  Feed feed(pass, model, store, precision);
+  feed.run(tokens);
+  return logits_as_double(feed.logits());
+}
+
 std::string generate_text(const Pass& pass, const Model& model, const ParamStore& store,
                           Precision precision, const Tokenizer& tokenizer, std::string_view prompt,
                           const SamplingOptions& options) {

@@ -2,78 +2,13 @@
 // double on the same inputs (rounded to bf16 first where bf16 computes).
 #include <gtest/gtest.h>
 
-#include <functional>
-#include <map>
-
-#include "core/base/arena.h"
-#include "kernels/backend.h"
-#include "tests/support/tensors.h"
+#include "tests/kernels/two_backends.h"
 #include "tests/support/tolerance.h"
 
 namespace rwkv {
 namespace {
 
 using namespace test;
-
-// Owned tensors of one type, by name, in double (reference) and in the tested types.
-class Bench {
- public:
-  Bench(DType compute, const Backend& ops, int threads)
-      : compute_(compute), ops_(ops), stream_{threads} {}
-
-  // Input of the compute type, or of the accumulation type.
-  void input(const std::string& name, const Shape& shape, double scale = 1) {
-    add(name, shape, compute_, normals(name, shape.elements(), scale));
-  }
-  void acc_input(const std::string& name, const Shape& shape, double scale = 1) {
-    add(name, shape, DType::kF32, normals(name, shape.elements(), scale));
-  }
-  void output(const std::string& name, const Shape& shape) {
-    add(name, shape, compute_, std::vector<double>(static_cast<size_t>(shape.elements())));
-    outputs_.push_back(name);
-  }
-  void acc_output(const std::string& name, const Shape& shape, double start = 0) {
-    add(name, shape, DType::kF32,
-        std::vector<double>(static_cast<size_t>(shape.elements()), start));
-    outputs_.push_back(name);
-  }
-
-  // Runs `make(lookup)` on both backends; lookup(name) is the tensor of that backend.
-  using Lookup = std::function<Tensor(const std::string&)>;
-  template <class Op>
-  void run(Kernel<Op> Backend::*kernel, const std::function<Op(const Lookup&)>& make) {
-    const Backend& reference = reference_backend();
-    (reference.*kernel)(Stream{}, make([&](const std::string& n) { return wide_.at(n).view(); }));
-    (ops_.*kernel)(stream_, make([&](const std::string& n) { return tensors_.at(n); }));
-  }
-  // All outputs within tolerance, by norm.
-  void expect_close(double for_float, double for_bf16) {
-    const double limit = compute_ == DType::kBF16 ? for_bf16 : for_float;
-    for (const std::string& name : outputs_) {
-      EXPECT_LT(distance(doubles(tensors_.at(name)), wide_.at(name).copy()), limit) << name;
-    }
-  }
-  DType compute() const { return compute_; }
-  int threads() const { return stream_.threads; }
-
- private:
-  void add(const std::string& name, const Shape& shape, DType type, std::vector<double> values) {
-    Buffer& buffer = buffers_.emplace_back(shape.elements() * bytes_of(type));
-    const Tensor t{buffer.data(), type, shape};
-    assign(t, values);
-    tensors_[name] = t;
-    wide_[name] = Owned<double>(shape);
-    wide_[name].set(doubles(t));  // rounded as the tested kernel sees it
-  }
-
-  DType compute_;
-  const Backend& ops_;
-  Stream stream_;
-  std::vector<Buffer> buffers_;
-  std::map<std::string, Tensor> tensors_;
-  std::map<std::string, Owned<double>> wide_;
-  std::vector<std::string> outputs_;
-};
 
 struct Case {
   std::string_view isa;
@@ -83,8 +18,8 @@ struct Case {
 
 class CpuKernels : public testing::TestWithParam<Case> {
  protected:
-  Bench bench() const {
-    return Bench(GetParam().compute, cpu_backend(GetParam().isa), GetParam().threads);
+  TwoBackends bench() const {
+    return TwoBackends(GetParam().compute, cpu_backend(GetParam().isa), GetParam().threads);
   }
 };
 
@@ -93,7 +28,7 @@ const Shape kFlat{kRows, kWidth};
 
 TEST_P(CpuKernels, Activations) {
   for (Activation kind : {Activation::kTanh, Activation::kSigmoid, Activation::kReluSquared}) {
-    Bench b = bench();
+    TwoBackends b = bench();
     b.input("x", kFlat, 2);
     b.input("dy", kFlat);
     b.output("y", kFlat);
@@ -110,7 +45,7 @@ TEST_P(CpuKernels, Activations) {
 
 // Small arguments: relative accuracy, where 1 - 2 / (e^2x + 1) would lose all digits.
 TEST_P(CpuKernels, TanhOfSmallNumbers) {
-  Bench b = bench();
+  TwoBackends b = bench();
   b.input("x", {1000}, 1e-4);
   b.output("y", {1000});
   b.run<ActivationForward>(&Backend::activation_forward, [](const auto& t) {
@@ -122,7 +57,7 @@ TEST_P(CpuKernels, TanhOfSmallNumbers) {
 TEST_P(CpuKernels, Embedding) {
   Owned<int32_t> tokens({kRows});
   for (int64_t i = 0; i < kRows; ++i) tokens[i] = static_cast<int32_t>(i * i % 11);
-  Bench b = bench();
+  TwoBackends b = bench();
   b.acc_input("table", {11, kWidth});
   b.input("dout", kFlat);
   b.output("out", kFlat);
@@ -137,7 +72,7 @@ TEST_P(CpuKernels, Embedding) {
 }
 
 TEST_P(CpuKernels, LayerNorm) {
-  Bench b = bench();
+  TwoBackends b = bench();
   b.input("x", kFlat, 3);
   b.acc_input("weight", {kWidth});
   b.acc_input("bias", {kWidth});
@@ -162,7 +97,7 @@ TEST_P(CpuKernels, LayerNorm) {
 TEST_P(CpuKernels, TokenShift) {
   for (const int mixes : {1, 6}) {
     const Shape sequence{2, 35, kWidth};
-    Bench b = bench();
+    TwoBackends b = bench();
     b.input("u", sequence);
     b.acc_input("halo", {2, kWidth});
     b.acc_input("dhalo_out", {2, kWidth});
@@ -212,7 +147,7 @@ TEST_P(CpuKernels, TokenShift) {
 
 TEST_P(CpuKernels, TimeMixIn) {
   for (const bool first : {false, true}) {
-    Bench b = bench();
+    TwoBackends b = bench();
     b.acc_input("decay", kFlat);
     for (const char* name : {"iclr", "gate", "key", "value", "v_first", "dk", "dv", "da", "db"}) {
       b.input(name, kFlat);
@@ -280,7 +215,7 @@ TEST_P(CpuKernels, TimeMixIn) {
 }
 
 TEST_P(CpuKernels, TimeMixOut) {
-  Bench b = bench();
+  TwoBackends b = bench();
   for (const char* name : {"y", "r", "k", "v", "g", "dz"}) b.input(name, kFlat);
   for (const char* name : {"weight", "bias"}) b.acc_input(name, {kWidth});
   b.acc_input("r_k", {kWidth / kHead, kHead});
@@ -332,7 +267,7 @@ TEST_P(CpuKernels, CrossEntropy) {
     targets[i] = static_cast<int32_t>(i * 37 % kVocab);
     weight[i] = i % 5 == 0 ? 0.0f : 1.0f;
   }
-  Bench b = bench();
+  TwoBackends b = bench();
   b.acc_input("logits", {kRows, kVocab}, 3);
   b.acc_output("loss", {kRows});
   b.output("dlogits", {kRows, kVocab});
@@ -357,7 +292,7 @@ TEST_P(CpuKernels, Matmul) {
     for (const bool trans_b : {false, true}) {
       for (const int64_t m : {1, 70, 600}) {
         constexpr int64_t kN = 48, kK = 530;
-        Bench b = bench();
+        TwoBackends b = bench();
         b.input("a", trans_a ? Shape{kK, m} : Shape{m, kK});
         b.input("b", trans_b ? Shape{kN, kK} : Shape{kK, kN});
         b.acc_output("c", {m, kN});
@@ -383,7 +318,7 @@ TEST_P(CpuKernels, Wkv7) {
   for (const int64_t n : {8, 16, 32, 40, 64, 128}) {
     const int64_t batch = 2, count = 37, heads = 3;
     const Shape tokens{batch, count, heads, n}, state{batch, heads, n, n};
-    Bench b = bench();
+    TwoBackends b = bench();
     // Keys of a head: unit vectors of few directions, so that they repeat.
     for (const char* name : {"r", "k", "v", "dy"}) b.input(name, tokens, 0.5);
     const double unit = 1 / std::sqrt(static_cast<double>(n));
@@ -434,7 +369,7 @@ TEST_P(CpuKernels, Wkv7) {
 }
 
 TEST_P(CpuKernels, AdamWAndSums) {
-  Bench b = bench();
+  TwoBackends b = bench();
   const Shape shape{40000};
   for (const char* name : {"grad", "start"}) b.acc_input(name, shape);
   b.acc_output("master", shape, 0.7);

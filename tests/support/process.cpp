@@ -58,6 +58,8 @@ Ended run_program(const std::string& folder, const std::string& arguments) {
   return run_shell("cd " + folder + " && exec " + RWKV_PROGRAM + " " + arguments);
 }
 
+std::string mpi_settings() { return kMpiSettings; }
+
 Ended run_mpi(const std::string& folder, int ranks, const std::string& arguments) {
   return run_shell("cd " + folder + " && " + kMpiSettings + "exec mpirun -q -n " +
                    std::to_string(ranks) + " " + RWKV_PROGRAM + " " + arguments);

@@ -19,6 +19,9 @@ Ended run_program(const std::string& folder, const std::string& arguments);
 // be).
 Ended run_mpi(const std::string& folder, int ranks, const std::string& arguments);
 
+// What run_mpi() sets in the environment: "NAME=VALUE NAME=VALUE ".
+std::string mpi_settings();
+
 // A fresh folder that goes with the object.
 class TempFolder {
  public:

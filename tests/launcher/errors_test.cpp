@@ -1,0 +1,186 @@
+// What the program says, and what it ends with, when something is wrong: one line, the right code,
+// nothing created.
+#include <sys/mount.h>
+
+#include "core/base/posix_file.h"
+#include "tests/launcher/launcher_test_support.h"
+
+namespace rwkv {
+namespace {
+
+using namespace test;
+
+struct Mistake {
+  std::string name, recipe, place, words;
+};
+
+std::string with_line(const std::string& line) { return std::string(kSmallRecipe) + line + "\n"; }
+
+const std::vector<Mistake>& mistakes() {
+  static const std::vector<Mistake> all = {
+      {"UnknownKey", with_line("log: {evry: 2}"), "small.yaml:7:7: ", "did you mean 'log.every'"},
+      {"UnknownSection", with_line("trian: {steps: 3}"), "small.yaml:7:1: ", "trian"},
+      {"DuplicateKey", with_line("run:\n  seed: 1\n  seed: 2"), "small.yaml:9:3: ", "run.seed"},
+      {"DuplicateSection", with_line("loss: {}\nloss: {}"), "small.yaml:8:1: ", "loss"},
+      {"WrongType", with_line("log: {every: often}"), "small.yaml:7:7: ", "log.every"},
+      {"OutOfRange", with_line("run: {seed: -1}"), "small.yaml:7:7: ", "run.seed"},
+      {"NotYetShard", with_line("parallel: {shard: optimizer}"), "small.yaml:7:12: ", "not yet"},
+      {"NotYetExact", with_line("parallel: {reduction: exact}"), "small.yaml:7:12: ", "not yet"},
+      {"NotYetTensor", with_line("parallel: {tensor: 2}"), "small.yaml:7:12: ", "parallel.tensor"},
+      {"NotYaml", "model: {layers: 2\ntrain: [", "small.yaml:", ""},
+      {"Empty", "", "small.yaml", "required"},
+  };
+  return all;
+}
+
+class RecipeMistakes : public SmallRun, public testing::WithParamInterface<Mistake> {};
+
+TEST_P(RecipeMistakes, EndWithOneLineAndCreateNothing) {
+  folder_.write("small.yaml", GetParam().recipe);
+  const Ended ended = program("small.yaml");
+  expect_refused(ended, {GetParam().place, GetParam().words});
+  EXPECT_EQ(ended.err.find(GetParam().place), 0u) << ended.err;
+  EXPECT_FALSE(there("runs"));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, RecipeMistakes, testing::ValuesIn(mistakes()),
+                         [](const auto& test) { return test.param.name; });
+
+class Errors : public SmallRun {};
+
+TEST_F(Errors, OverridesAreRefusedByName) {
+  expect_refused(program("small.yaml train.stepz=4"), {"train.stepz=4: ", "'train.steps'"});
+  expect_refused(program("small.yaml train.steps=4.5"), {"train.steps=4.5: ", "integer"});
+  expect_refused(program("small.yaml train.chunk=16"), {"train.chunk", "not yet"});
+  expect_refused(program("small.yaml precision=fp8"), {"precision", "fp32"});
+  EXPECT_FALSE(there("runs"));
+}
+
+TEST_F(Errors, AMissingRecipeIsNamed) {
+  expect_refused(program("nowhere.yaml"), {"nowhere.yaml: no such file"});
+  expect_refused(mpi(2, "nowhere.yaml"), {"nowhere.yaml: no such file"});
+}
+
+TEST_F(Errors, MissingDataIsNamedBeforeAnythingIsCreated) {
+  expect_refused(program("small.yaml data.source=text data.path=none.txt"), {"none.txt"});
+  expect_refused(program("small.yaml data.source=binidx data.path=absent"), {"absent.bin"});
+  expect_refused(program("small.yaml run.init_from=none.pth"), {"none.pth"});
+  expect_refused(program("small.yaml data.source=text"), {"data.path"});
+  EXPECT_FALSE(there("runs"));
+}
+
+TEST_F(Errors, TooLittleDataNamesTheTokensNeeded) {
+  folder_.write("short.txt", "twelve bytes");
+  expect_refused(program("small.yaml data.source=text data.path=short.txt"),
+                 {"short.txt", "needs 33 tokens"});
+}
+
+TEST_F(Errors, OnThreeRanksOneLineIsSaid) {
+  folder_.write("small.yaml", with_line("log: {evry: 2}"));
+  expect_refused(mpi(3, "small.yaml"), {"small.yaml:7:7: ", "log.every"});
+  expect_refused(mpi(3, "small.yaml --frob"), {"--frob", "--help"});
+  expect_refused(mpi(3, "verify x"), {"verify: not yet"});
+  EXPECT_FALSE(there("runs"));
+}
+
+TEST_F(Errors, MoreDataRanksThanThereAreIsRefused) {
+  expect_refused(mpi(2, "small.yaml train.batch=16 parallel.data=9"),
+                 {"parallel.data", "9 ranks", "has 2", "mpirun -n 9"});
+  expect_refused(program("small.yaml parallel.data=9"), {"parallel.data = 9", "5 sequences"});
+  EXPECT_FALSE(there("runs"));
+}
+
+TEST_F(Errors, BadCommandLinesPointToHelp) {
+  for (const char* line : {"--frob", "small.yaml --frob", "bogus", "train", "eval", "generate",
+                           "check small.yaml --ranks 0", "generate x --temperature -1",
+                           "generate x --prompt a --prompt-file b"}) {
+    expect_refused(program(line), {"rwkv-dist --help"});
+  }
+}
+
+// A stream whose last tokens are above the vocabulary.
+std::string bytes_with_a_high_end() { return std::string(1200, 'a') + std::string(200, '\xfe'); }
+
+TEST_F(Errors, ATokenAboveTheVocabularyIsNamedWithItsPlace) {
+  folder_.write("high.txt", bytes_with_a_high_end());
+  const std::string run = "small.yaml data.source=text data.path=high.txt model.vocab=120 ";
+  const Ended one = program(run + "run.dir=one");
+  EXPECT_EQ(one.code, 88);
+  EXPECT_EQ(lines_of(one.err), 1);
+  for (const char* part : {"high.txt: ", "token 255", "position", "model.vocab 120"}) {
+    EXPECT_TRUE(has(one.err, part)) << part << ": " << one.err;
+  }
+  const Ended three = mpi(3, run + "run.dir=three");
+  EXPECT_EQ(three.code, 88);
+  EXPECT_TRUE(has(three.err, "token 255")) << three.err;
+  EXPECT_TRUE(has(three.err, "model.vocab 120")) << three.err;
+}
+
+TEST_F(Errors, ALockedRunFolderIsRefusedAndLeftAlone) {
+  const Ended ended = run_shell(
+      "cd " + folder_.path() + "\n" + RWKV_PROGRAM + " small.yaml " + kEndless +
+          " run.dir=locked >one.txt 2>&1 &\nfirst=$!\n" +
+          "until [ -e locked/checkpoints/latest ]; do sleep 0.02; done\n" + RWKV_PROGRAM +
+          " small.yaml " + kEndless + " run.dir=locked\ncode=$?\nkill -0 $first || code=1\n" +
+          "kill -9 $first\nexit $code",
+      60);
+  EXPECT_EQ(ended.code, 88) << ended.err;
+  EXPECT_TRUE(has(ended.err, "locked is in use by another job")) << ended.err;
+  // The lock goes with its job, whatever way that ended.
+  const Ended after = program(std::string("small.yaml run.dir=locked train.steps=") +
+                              std::to_string(newest("locked").step));
+  EXPECT_EQ(after.code, 0) << after.err;
+}
+
+TEST_F(Errors, AFileWhereTheRunFolderShouldBeIsNamed) {
+  folder_.write("taken", "x");
+  const Ended ended = program("small.yaml run.dir=taken");
+  EXPECT_EQ(ended.code, 87);
+  EXPECT_EQ(lines_of(ended.err), 1);
+  EXPECT_TRUE(has(ended.err, "taken: exists and is not a folder")) << ended.err;
+  EXPECT_EQ(read_file(file("taken")), "x");
+}
+
+// A small file system that goes with the object; ready() is false where mounting is not allowed.
+class SmallDisk {
+ public:
+  explicit SmallDisk(std::string path) : path_(std::move(path)) {
+    std::filesystem::create_directory(path_);
+    ready_ = mount("tmpfs", path_.c_str(), "tmpfs", 0, "size=1m") == 0;
+  }
+  SmallDisk(const SmallDisk&) = delete;
+  SmallDisk& operator=(const SmallDisk&) = delete;
+  ~SmallDisk() {
+    if (ready_) umount2(path_.c_str(), MNT_DETACH);
+  }
+  bool ready() const { return ready_; }
+
+ private:
+  std::string path_;
+  bool ready_;
+};
+
+TEST_F(Errors, AFullDiskNamesTheFileAndKeepsTheEarlierCheckpoint) {
+  const SmallDisk disk(file("disk"));
+  if (!disk.ready()) GTEST_SKIP() << "mounting a tmpfs is not permitted";
+  // 56,689 parameters: a checkpoint takes about 680 kB of the megabyte.
+  for (int ranks : {1, 2}) {
+    const std::string dir = "disk/r" + std::to_string(ranks);
+    const std::string run = "small.yaml checkpoint.every=2 run.dir=" + dir;
+    const Ended ended = ranks == 1 ? program(run) : mpi(ranks, run);
+    EXPECT_EQ(ended.code, 87) << ended.err;
+    EXPECT_EQ(lines_of(ended.err), 1) << ended.err;
+    EXPECT_TRUE(has(ended.err, dir + "/checkpoints/step-4.tmp/")) << ended.err;
+    EXPECT_TRUE(has(ended.err, "No space left on device")) << ended.err;
+    EXPECT_EQ(newest(dir).step, 2);
+    EXPECT_FALSE(there(dir + "/checkpoints/step-4.tmp"));
+    // The earlier checkpoint is whole: a run elsewhere goes on from it.
+    const Ended on =
+        program("small.yaml run.resume=" + dir + " run.dir=on" + std::to_string(ranks));
+    EXPECT_EQ(on.code, 0) << on.err;
+    std::filesystem::remove_all(file(dir));
+  }
+}
+
+}  // namespace
+}  // namespace rwkv

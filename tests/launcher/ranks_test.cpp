@@ -1,0 +1,70 @@
+// The same run on other numbers of MPI ranks.
+#include <cmath>
+
+#include "tests/launcher/launcher_test_support.h"
+
+namespace rwkv {
+namespace {
+
+using namespace test;
+
+class Ranks : public SmallRun {};
+
+// The first step differs by the order of additions alone; later ones by what that does to weights.
+void expect_near(const std::vector<StepRow>& a, const std::vector<StepRow>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_NEAR(a[i].loss, b[i].loss, i == 0 ? 1e-6 : 1e-4) << "step " << i + 1;
+    EXPECT_NEAR(a[i].grad_norm / b[i].grad_norm, 1, i == 0 ? 1e-5 : 1e-3) << "step " << i + 1;
+    EXPECT_EQ(a[i].lr, b[i].lr);
+    EXPECT_EQ(a[i].tokens, b[i].tokens);
+    EXPECT_NEAR(*a[i].floor, *b[i].floor, 1e-12);
+  }
+  EXPECT_NEAR(*a.back().eval_loss, *b.back().eval_loss, 1e-4);
+}
+
+TEST_F(Ranks, AnyNumberOfThemTrainsTheSame) {
+  const Ended alone = program("small.yaml run.dir=r0");
+  ASSERT_EQ(alone.code, 0) << alone.err;
+  const std::vector<StepRow> want = rows("r0");
+  ASSERT_EQ(want.size(), 6u);
+  EXPECT_LT(want.back().loss, want.front().loss - 0.1);  // it learns, so the steps do something
+  for (int ranks : {1, 2, 3, 5}) {
+    const std::string dir = "r" + std::to_string(ranks);
+    const Ended ended = mpi(ranks, "small.yaml run.dir=" + dir);
+    ASSERT_EQ(ended.code, 0) << ended.err;
+    EXPECT_FALSE(has(ended.out, "parked")) << ended.out;
+    EXPECT_EQ(lines_of(ended.out), lines_of(alone.out)) << ended.out;  // one rank speaks
+    expect_near(want, rows(dir));
+    for (int rank = 0; rank < ranks; ++rank) {
+      EXPECT_TRUE(there(dir + "/checkpoints/step-6/rank-" + std::to_string(rank) + ".h5"));
+    }
+  }
+}
+
+TEST_F(Ranks, MoreOfThemThanSequencesAreParkedWithOneLine) {
+  ASSERT_EQ(program("small.yaml train.batch=2 run.dir=r1").code, 0);
+  const Ended ended = mpi(5, "small.yaml train.batch=2 run.dir=r5");
+  ASSERT_EQ(ended.code, 0) << ended.err;
+  EXPECT_EQ(ended.out.find("5 ranks, 2 with work: 3 parked"), 0u) << ended.out;
+  EXPECT_EQ(ended.out.find("parked", ended.out.find("parked") + 1), std::string::npos);
+  expect_near(rows("r1"), rows("r5"));
+}
+
+TEST_F(Ranks, ParkedOnesEndWithTheCodeOfTheOthers) {
+  const Ended stopped = mpi(3, "small.yaml train.batch=1 train.stop_at=2 run.dir=r");
+  EXPECT_EQ(stopped.code, 85) << stopped.err;
+  const Ended refused = mpi(3, "small.yaml train.batch=1 optimizer.lr=1e-3 run.dir=r");
+  EXPECT_EQ(refused.code, 88);
+  EXPECT_EQ(lines_of(refused.err), 1) << refused.err;
+  EXPECT_TRUE(has(refused.err, "optimizer.lr differs")) << refused.err;
+}
+
+TEST_F(Ranks, FewerDataRanksCanBeGiven) {
+  const Ended ended = mpi(3, "small.yaml parallel.data=2 run.dir=r");
+  EXPECT_EQ(ended.code, 0) << ended.err;
+  EXPECT_TRUE(has(ended.out, "3 ranks, 2 with work: 1 parked")) << ended.out;
+}
+
+}  // namespace
+}  // namespace rwkv
