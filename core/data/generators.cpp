@@ -114,13 +114,20 @@ class Story {
     out_.say(". ");
   }
 
+  // For two, drawn independently: the first says nothing about the second. Only the first is
+  // graded: where the second asks for the same person, copying is enough.
   void ask() {
     out_.say("Where is ");
+    ask_for_anyone(kStorySkill[count_ - 1]);
+    out_.say(" ");
+    ask_for_anyone(kUngraded);
+  }
+
+  void ask_for_anyone(int32_t skill) {
     const Person& person = anyone();
     out_.say(kNames[person.name]);
     out_.say("? ");
     const std::string_view town = kTowns[person.town];
-    const int32_t skill = kStorySkill[count_ - 1];
     if (skill == kUngraded) {
       out_.say(town);
     } else {
@@ -140,19 +147,14 @@ void fill_reverse(SampleWriter& out) {
   while (!out.full()) tell_reversal(out);
 }
 
-// A story is followed by one or two reversals, and they by a story: neither kind can fill a sample.
-// A digit or a capital letter, the first byte of a line, tells what was decided.
+// Stories and reversals take turns: neither kind can fill a sample. A digit or a capital letter,
+// its first byte, tells which came first.
 void fill_skills(SampleWriter& out) {
-  bool story = out.decide(1, 2);
-  int reversals = 0;
-  while (!out.full()) {
+  for (bool story = out.decide(1, 2); !out.full(); story = !story) {
     if (story) {
       Story(out).tell();
-      reversals = 0;
-      story = false;
     } else {
       tell_reversal(out);
-      story = ++reversals == 2 || out.decide(1, 2);
     }
   }
 }
@@ -168,7 +170,8 @@ const Generator* find_generator(std::string_view name) {
   static const std::array<Generator, 2> kGenerators = {{
       {"skills",
        "skills mix",
-       "Ann is in Rome. Ben is in Oslo. Where is Ben? Oslo. Ann went to Cork. Where is Ann?",
+       "Ann is in Rome. Ben is in Oslo. Where is Ben? Oslo. Ann? Rome. Ann went to Cork. Where is "
+       "Ann?",
        fill_skills,
        {"reverse", "recall", "pair", "where"},
        {kReverseChance, kRecallChance, kPairChance, kWhereChance}},

@@ -16,21 +16,22 @@ bool is_generator(std::string_view name);
 // prefix of it. read() allocates nothing. Throws InputError when `vocab` cannot hold every byte.
 //
 // reverse: lines "40917 reversed is 71904.", 3 to 6 digits, each length equally likely.
-// skills:  those lines, one or two at a time, and between them stories of 1 to 4 people, each size
-//          equally likely. All are placed in different towns; then come people + 1 times a question
-//          and somebody's move to a town where nobody is, and a last question. So the short stories
-//          teach what the long ones need. With context >= 328 every sample holds a story and a
-//          reversal whole. A story of one:
-//            Eve is in Nice. Where is Eve? Nice. Eve went to York. Where is Eve? York. Eve went to
-//            Lima. Where is Eve? Lima.
+// skills:  those lines in turn with stories of 1 to 4 people, each size equally likely. All are
+//          placed in different towns; then come people + 1 times two questions and somebody's move
+//          to a town where nobody is, and two last questions. Each question is for anyone. The
+//          short stories teach what the long ones need. With context
+//          >= 367 every sample holds a story and a reversal whole. A story of two begins:
+//            Ann is in Rome. Ben is in Oslo. Where is Ben? Oslo. Ann? Rome. Ann went to Cork. Where
+//            is Ann? Cork. Ann? Cork.
 //
 // Skills and their chance. All people of a story are asked for equally often; its chance is that of
-// the best guess that does not look at who is asked for: the last town mentioned in a statement.
+// the best guess that does not look at who is asked for, such as the last town mentioned.
 //   recall   stories of one person: 1, that guess is always right
 //   pair     stories of two: 1/2
 //   where    stories of four: 1/4
 //   reverse  the share of palindromes, which a guess that repeats the number gets right
-// Questions in stories of three are answered, but not graded.
+// Answered, but not graded: questions in stories of three, and the second of each two (where it
+// asks for the same person again, copying is right).
 std::unique_ptr<SampleSource> make_generator(std::string_view name, uint64_t seed, int64_t vocab);
 
 }  // namespace rwkv

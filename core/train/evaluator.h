@@ -8,9 +8,9 @@
 
 namespace rwkv {
 
-// Samples that a generator's evaluation takes when the recipe names no number: over 2,000 reversals
-// and over 2,000 questions about one of four people at context 256.
-inline constexpr int64_t kGeneratorEvalSamples = 2048;
+// Samples that a generator's evaluation takes when the recipe names no number: over 2,000
+// questions of each skill at context 256.
+inline constexpr int64_t kGeneratorEvalSamples = 2560;
 
 class Evaluator {
  public:

@@ -13,8 +13,9 @@ namespace rwkv::testing {
 // To a graded question.
 struct Answer {
   std::string skill, text;
-  size_t begin = 0;                            // in the text
-  std::vector<std::string> stated, mentioned;  // towns before it: in statements; in all sentences
+  size_t begin = 0;  // in the text
+  // Towns before it, in order: in statements, in answers, in both.
+  std::vector<std::string> stated, answered, mentioned;
 };
 
 struct Choice {
@@ -39,13 +40,12 @@ class Referee {
   Referee(std::string_view text, bool stories) : text_(text), stories_(stories) {}
 
   Verdict judge() {
-    int run = -1;  // reversals since the last story; -1: nothing yet
     while (at_ < text_.size() && verdict_.complaint.empty()) {
       const size_t begin = at_;
       cost_.assign(text_.size() - begin, 0.0);
       begin_ = begin;
       cut_ = false;
-      line(run);
+      line();
       if (cut_) break;  // the text ends inside this line
       verdict_.nats.insert(verdict_.nats.end(), cost_.begin(),
                            cost_.begin() + static_cast<std::ptrdiff_t>(at_ - begin));
@@ -58,23 +58,16 @@ class Referee {
     std::string name, town;
   };
 
-  void line(int& run) {
+  void line() {
     const bool story = stories_ && std::isupper(static_cast<unsigned char>(text_[at_]));
-    if (stories_) {
-      if (run == -1 || run == 1) {
-        charge(0.5);
-        note(run == -1 ? "first line" : "line after one reversal", story ? "story" : "reversal");
-      } else if (story != (run == 2)) {
-        complain("a line of the wrong kind");
-      }
+    if (stories_ && begin_ == 0) {
+      charge(0.5);
+      note("first line", story ? "story" : "reversal");
+    } else if (stories_ && story == last_was_story_) {
+      complain("a line of the wrong kind");
     }
-    if (story) {
-      tell_story();
-      run = 0;
-    } else {
-      tell_reversal();
-      run = run == -1 ? 1 : run + 1;
-    }
+    last_was_story_ = story;
+    story ? tell_story() : tell_reversal();
   }
 
   void tell_reversal() {
@@ -104,13 +97,14 @@ class Referee {
   void tell_story() {
     people_.clear();
     stated_.clear();
+    answered_.clear();
     mentioned_.clear();
     introduce();
     while (another()) introduce();
-    for (size_t questions = people_.size() + 2; questions > 0 && going(); --questions) {
-      const std::string town = question();
-      if (questions == 1) {
-        note("last answer", town);
+    for (size_t rounds = people_.size() + 2; rounds > 0 && going(); --rounds) {
+      questions();
+      if (rounds == 1) {
+        if (going()) note("last answer", answered_.back());
         expect("\n");
       } else {
         expect(" ");
@@ -151,33 +145,35 @@ class Referee {
     return more;
   }
 
-  // Returns the answer.
-  std::string question() {
+  void questions() {
     expect("Where is ");
-    const size_t asked = someone("asked");
+    const size_t first = question(false);
+    expect(" ");
+    const size_t second = question(true);
+    note("asked of " + std::to_string(people_.size()),
+         std::to_string(first) + " and " + std::to_string(second));
+  }
+
+  // Returns who is asked for.
+  size_t question(bool second) {
+    const size_t asked = someone();
     expect("? ");
-    if (!going()) return "";
+    if (!going()) return asked;
     const std::string& town = people_[asked].town;
-    switch (people_.size()) {
-      case 1:
-        answer("recall", town);
-        break;
-      case 2:
-        answer("pair", town);
-        break;
-      case 3:
-        expect(town);
-        break;
-      default:
-        answer("where", town);
+    if (second || people_.size() == 3) {
+      expect(town);
+    } else {
+      answer(people_.size() == 1 ? "recall" : people_.size() == 2 ? "pair" : "where", town);
     }
+    answered_.push_back(town);
     mentioned_.push_back(town);
     expect(".");
-    return town;
+    return asked;
   }
 
   void move() {
-    const size_t mover = someone("mover");
+    const size_t mover = someone();
+    note("mover of " + std::to_string(people_.size()), std::to_string(mover));
     expect(" went to ");
     charge(1.0 / static_cast<double>(8 - people_.size()));
     const std::string town = word();
@@ -188,12 +184,9 @@ class Referee {
   }
 
   // Reads the name of one of the people, each equally likely.
-  size_t someone(const std::string& role) {
-    const auto count = people_.size();
-    charge(1.0 / static_cast<double>(count));
-    const size_t person = who(word());
-    note(role + " of " + std::to_string(count), std::to_string(person));
-    return person;
+  size_t someone() {
+    charge(1.0 / static_cast<double>(people_.size()));
+    return who(word());
   }
 
   bool done() const { return at_ >= text_.size(); }
@@ -234,7 +227,7 @@ class Referee {
   }
   void answer(const std::string& skill, const std::string& text) {
     if (!going()) return;
-    Answer found{skill, text, at_, stated_, mentioned_};
+    Answer found{skill, text, at_, stated_, answered_, mentioned_};
     expect(text);
     if (going()) verdict_.answers.push_back(std::move(found));
   }
@@ -254,10 +247,10 @@ class Referee {
   std::string_view text_;
   bool stories_;
   size_t at_ = 0, begin_ = 0;
-  bool cut_ = false;
+  bool cut_ = false, last_was_story_ = false;
   std::vector<double> cost_;  // of the line being read
   std::vector<Person> people_;
-  std::vector<std::string> stated_, mentioned_;
+  std::vector<std::string> stated_, answered_, mentioned_;
   Verdict verdict_;
 };
 
