@@ -31,8 +31,9 @@ void add_check(CLI::App&, CommandAction& chosen);
 void add_eval(CLI::App&, CommandAction& chosen);
 void add_generate(CLI::App&, CommandAction& chosen);
 void add_report(CLI::App&, CommandAction& chosen);
+void add_verify(CLI::App&, CommandAction& chosen);
 void add_doctor(CLI::App&, CommandAction& chosen);
-// Known and refused: data, import, export, verify, flight.
+// Known and refused: data, import, export, flight.
 void add_not_yet(CLI::App&, CommandAction& chosen);
 
 // Parses a command line ("train" may be left out before a recipe). Throws InputError in one line; a

@@ -51,6 +51,7 @@ CommandAction parse_command_line(const std::vector<std::string>& arguments) {
   add_eval(app, chosen);
   add_generate(app, chosen);
   add_report(app, chosen);
+  add_verify(app, chosen);
   add_doctor(app, chosen);
   add_not_yet(app, chosen);
 

@@ -24,7 +24,7 @@ void add_report(CLI::App& app, CommandAction& chosen) {
 }
 
 void add_not_yet(CLI::App& app, CommandAction& chosen) {
-  for (const char* name : {"data", "import", "export", "verify", "flight"}) {
+  for (const char* name : {"data", "import", "export", "flight"}) {
     CLI::App* command = app.add_subcommand(name, "not yet");
     command->allow_extras();
     command->callback([name, &chosen] {

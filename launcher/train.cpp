@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <memory>
 
 #include "core/base/posix_file.h"
@@ -52,16 +53,34 @@ std::string command_again(const Context& context, const Recipe& recipe) {
   return anew ? line + " run.resume=auto" : line;
 }
 
+// Weights and moments of the checkpoint, the same on all ranks. Collective.
+void load_state(const ResumePoint& resume, Trainer& trainer, Communicator& ranks) {
+  agree(ranks, [&] { load_checkpoint(resume.checkpoint, trainer.store(), true); });
+  trainer.weights_changed();
+  // Each rank has read for itself, through a view of its own of the file system.
+  const auto hash = static_cast<int64_t>(trainer.store().hash());
+  if (ranks.min(hash) != ranks.max(hash)) {
+    throw AgreedError(resume.checkpoint + ": ranks have read different weights",
+                      ExitCode::kBadInput);
+  }
+}
+
 // On the ranks that work. Collective over `ranks`.
 ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine,
                   const MeshShape& mesh, Communicator& ranks) {
   const volatile int* stop_flag = context.catch_signals();
-  ResumePoint resume;
-  // Every rank reads what the shared folder says; rank 0's word counts.
-  agree(ranks, [&] { resume = find_resume_point(recipe); });
-  resume.checkpoint = ranks.broadcast(resume.checkpoint, 0);
-  resume.step = std::stoll(ranks.broadcast(std::to_string(resume.step), 0));
+  std::unique_ptr<RunFolder> folder;
+  // One that is there already is locked before it is read; a new one is made when all else is good.
+  on_root(ranks, [&] {
+    if (std::filesystem::exists(recipe.run.dir + "/lock")) {
+      folder = std::make_unique<RunFolder>(recipe.run.dir);
+    }
+  });
+  const ResumePoint resume = find_resume_point(recipe, ranks);
   const bool root = ranks.rank() == 0;
+  for (const std::string& fault : resume.faults) {
+    if (root) std::printf("%s\n", fault.c_str());
+  }
   if (resume.finished) {
     if (root) {
       std::printf("%s is finished (%lld steps): nothing to do\n", resume.checkpoint.c_str(),
@@ -70,17 +89,12 @@ ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine
     return ExitCode::kDone;
   }
   std::unique_ptr<Trainer> trainer;
-  agree(ranks, [&] {
-    trainer = std::make_unique<Trainer>(recipe, machine, ranks);
-    if (resume.step > 0) {
-      load_checkpoint(resume.checkpoint, trainer->store(), true);
-      trainer->weights_changed();
-    }
-  });
-  std::unique_ptr<RunFolder> folder;
+  agree(ranks, [&] { trainer = std::make_unique<Trainer>(recipe, machine, ranks); });
+  if (resume.step > 0) load_state(resume, *trainer, ranks);
   on_root(ranks, [&] {
-    folder = std::make_unique<RunFolder>(recipe.run.dir);
+    if (folder == nullptr) folder = std::make_unique<RunFolder>(recipe.run.dir);
     if (!resume.own) folder->start_afresh();
+    set_checkpoints_aside(resume.damaged, resume.checkpoint);
   });
   trainer->set_stop_flag(stop_flag);
   const RunSetup setup{

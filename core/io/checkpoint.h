@@ -1,9 +1,11 @@
 // Checkpoints: step-N/ holds one HDF5 file a rank with that rank's extents of every tensor, and
-// index.h5 with the extents, the step and the recipe. The layout does not depend on the number of
-// ranks that read it (docs/checkpoint_format.md).
+// index.h5 with the extents, the step, the recipe, and size and hash of every file. Bytes are
+// checked against those before the HDF5 library sees them. The layout does not depend on the number
+// of ranks that read it (docs/checkpoint_format.md).
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/model/param_store.h"
@@ -14,33 +16,62 @@ namespace rwkv {
 inline constexpr int64_t kCheckpointVersion = 1;
 
 struct CheckpointInfo {
-  int64_t step = 0;      // updates done
-  int64_t tokens = 0;    // tokens trained on
-  std::string recipe;    // resolved YAML
-  std::string numerics;  // id of what computed it
-  uint64_t weights_hash = 0;
+  int64_t step = 0;           // updates done
+  int64_t tokens = 0;         // tokens trained on
+  std::string recipe;         // resolved YAML
+  std::string numerics;       // id of what computed it
+  std::string run_id;         // of the run folder, from its first step to its last; the same on all
+                              // ranks
+  uint64_t weights_hash = 0;  // ParamStore::hash(); filled by save_checkpoint()
 };
 
+// A new run_id: 16 random hexadecimal digits.
+std::string make_run_id();
+
 // Writes FOLDER/step-N: into a temporary folder that is renamed when all of it is on the disk, then
-// FOLDER/latest, then removes all but the newest `keep` (0: keep all). Collective; throws
-// AgreedError and leaves what was there before when any rank fails.
+// FOLDER/latest, then removes all but the newest `keep` (0: keep all) up to this step. Collective;
+// throws AgreedError when any rank fails, and leaves the earlier checkpoints and nothing else.
+// FOLDER must be locked by this job: what others left unfinished there is removed.
 void save_checkpoint(const std::string& folder, const CheckpointInfo&, const ParamStore&,
                      int64_t keep, Communicator&);
 
-// What index.h5 of a step-N folder says. InputError when it is not one or of a newer version.
+// What index.h5 of a step-N folder says. InputError when it is not one, is damaged, or is of a
+// newer version.
 CheckpointInfo read_checkpoint_info(const std::string& step_folder);
 
 // Fills masters, and moments when the store trains and the flag says so. Every parameter must be
-// there with its shape: InputError names the first that is not. Any rank, not collective.
+// there with its shape: InputError names the first that is not, or the first file that is damaged.
+// Any rank, not collective.
 void load_checkpoint(const std::string& step_folder, ParamStore&, bool moments);
 
 // Name and shape of every parameter.
 std::vector<std::pair<std::string, Shape>> checkpoint_shapes(const std::string& step_folder);
 
-// The newest RUN/checkpoints/step-N; empty: none. (`latest` is for people and scripts.)
+// What verify_checkpoint() found.
+struct CheckpointState {
+  std::string fault;  // "rank-1.h5: content changed (...)"; empty: good, and the rest is filled
+  CheckpointInfo info;
+  int64_t files = 0;  // index.h5 and one a rank
+  int64_t bytes = 0;  // of these
+};
+
+// Checks the index and every `parts`-th file from `part` on: bytes, names, types, shapes; with one
+// part also the hash of all weights. Writes nothing. Throws only for a checkpoint of a newer
+// version, which is no fault: InputError. Any rank, not collective.
+CheckpointState verify_checkpoint(const std::string& step_folder, int part = 0, int parts = 1);
+
+// All RUN/checkpoints/step-N, good or not, oldest first.
+std::vector<std::string> checkpoints_of(const std::string& run_folder);
+
+// The last of these; empty: none. (`latest` is for people and scripts.)
 std::string latest_checkpoint(const std::string& run_folder);
 
-// Whether `path` is a step-N folder (it holds index.h5).
+// Whether `path` is to be taken for a step-N folder: it has that name, or holds index.h5.
 bool is_checkpoint(const std::string& path);
+
+// Renames each step-N of `damaged` to step-N.damaged, so that it is neither resumed from nor
+// counted as one that is kept, and makes `latest` name `used`, another checkpoint of the same run
+// folder. The run folder must be locked by this job.
+void set_checkpoints_aside(const std::vector<std::string>& damaged, const std::string& used);
 
 }  // namespace rwkv

@@ -3,12 +3,13 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <functional>
+#include <sstream>
 #include <vector>
 
 #include "core/config/load.h"
 #include "core/io/checkpoint.h"
 #include "core/plan/param_table.h"
+#include "parallel/agree.h"
 
 namespace rwkv {
 namespace fs = std::filesystem;
@@ -86,26 +87,71 @@ std::string changed_key(const Recipe& before, const Recipe& now) {
   return "";
 }
 
-ResumePoint find_resume_point(const Recipe& recipe) {
-  ResumePoint point;
-  const std::string& how = recipe.run.resume;
-  if (how == "never") return point;
-  point.checkpoint = latest_checkpoint(recipe.run.dir);
-  point.own = !point.checkpoint.empty();
-  if (how != "auto" && !(point.own && recipe_of(point.checkpoint).run.resume == how)) {
-    if (point.own) {
-      throw InputError(fmt::format(
-          "run.resume: '{}' starts a fresh run folder, but run.dir {} holds another run: give a "
-          "run.dir of its own",
-          how, recipe.run.dir));
+namespace {
+
+// The first fault that any rank finds; empty: all call it good.
+std::string fault_of(const std::string& checkpoint, Communicator& ranks) {
+  std::string fault;
+  agree(ranks, [&] { fault = verify_checkpoint(checkpoint, ranks.rank(), ranks.size()).fault; });
+  const int64_t first = ranks.min(fault.empty() ? ranks.size() : ranks.rank());
+  return first == ranks.size() ? "" : ranks.broadcast(fault, static_cast<int>(first));
+}
+
+// What rank 0 sees, newest first: a shared file system may show others a little of the past.
+std::vector<std::string> candidates(const std::string& run_folder, Communicator& ranks) {
+  std::string text;
+  on_root(ranks, [&] {
+    for (const std::string& path : checkpoints_of(run_folder)) text = path + "\n" + text;
+  });
+  std::istringstream lines(ranks.broadcast(text, 0));
+  std::vector<std::string> paths;
+  for (std::string path; std::getline(lines, path);) paths.push_back(path);
+  return paths;
+}
+
+std::string name_of_step(const std::string& checkpoint) {
+  return "checkpoint " + fs::path(checkpoint).filename().string();
+}
+
+// The newest good checkpoint of run.dir, if it has any checkpoint.
+void find_own(const Recipe& recipe, Communicator& ranks, ResumePoint& point) {
+  const std::vector<std::string> all = candidates(recipe.run.dir, ranks);
+  for (const std::string& path : all) {
+    const std::string fault = fault_of(path, ranks);
+    if (fault.empty()) {
+      point.checkpoint = path;
+      point.own = true;
+      return;
     }
-    point.checkpoint = is_checkpoint(how) ? how : latest_checkpoint(how);
-    if (point.checkpoint.empty()) {
-      throw InputError("run.resume: no checkpoint in '" + how +
+    point.damaged.push_back(path);
+    point.faults.push_back(name_of_step(path) + ": " + fault);
+  }
+  if (all.empty()) return;
+  const std::string others =
+      all.size() == 1 ? "" : fmt::format(" (nor any of the {} before it is good)", all.size() - 1);
+  throw AgreedError(fmt::format("{}/checkpoints: {}{}; run.resume=never starts anew and keeps them",
+                                recipe.run.dir, point.faults.front(), others),
+                    ExitCode::kBadInput);
+}
+
+// The checkpoint that run.resume=PATH names. There is no other to fall back to: it was asked for.
+std::string find_given(const std::string& path, Communicator& ranks) {
+  std::string checkpoint;
+  on_root(ranks, [&] {
+    checkpoint = is_checkpoint(path) ? path : latest_checkpoint(path);
+    if (checkpoint.empty()) {
+      throw InputError("run.resume: no checkpoint in '" + path +
                        "' (a run folder or a checkpoints/step-N is wanted)");
     }
-  }
-  if (point.checkpoint.empty()) return point;
+  });
+  checkpoint = ranks.broadcast(checkpoint, 0);
+  const std::string fault = fault_of(checkpoint, ranks);
+  if (fault.empty()) return checkpoint;
+  throw AgreedError(fmt::format("run.resume: {}: {}", checkpoint, fault), ExitCode::kBadInput);
+}
+
+// What the checkpoint says, if the recipe may go on from it.
+void read_point(const Recipe& recipe, ResumePoint& point) {
   const CheckpointInfo info = read_checkpoint_info(point.checkpoint);
   const std::string key = changed_key(recipe_of(point.checkpoint), recipe);
   if (!key.empty()) {
@@ -117,6 +163,28 @@ ResumePoint find_resume_point(const Recipe& recipe) {
   point.step = info.step;
   point.tokens = info.tokens;
   point.finished = info.step >= recipe.train.steps;
+  if (point.own) point.run_id = info.run_id;
+}
+
+}  // namespace
+
+ResumePoint find_resume_point(const Recipe& recipe, Communicator& ranks) {
+  ResumePoint point;
+  const std::string& how = recipe.run.resume;
+  if (how == "never") return point;
+  find_own(recipe, ranks, point);
+  if (how != "auto") {
+    agree(ranks, [&] {
+      if (!point.own || recipe_of(point.checkpoint).run.resume == how) return;
+      throw InputError(fmt::format(
+          "run.resume: '{}' starts a fresh run folder, but run.dir {} holds another run: give a "
+          "run.dir of its own",
+          how, recipe.run.dir));
+    });
+    if (!point.own) point.checkpoint = find_given(how, ranks);
+  }
+  if (point.checkpoint.empty()) return point;
+  agree(ranks, [&] { read_point(recipe, point); });
   return point;
 }
 

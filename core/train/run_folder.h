@@ -1,11 +1,12 @@
 // The folder of a run: lock, config.yaml, metrics.jsonl, checkpoints/, report.html.
 #pragma once
 
-#include <memory>
 #include <string>
+#include <vector>
 
 #include "core/base/posix_file.h"
 #include "core/config/recipe.h"
+#include "parallel/communicator.h"
 
 namespace rwkv {
 
@@ -29,18 +30,25 @@ class RunFolder {
 
 // Where a run goes on. `checkpoint` is empty for a fresh start.
 struct ResumePoint {
-  std::string checkpoint;  // a step-N folder
+  std::string checkpoint;  // a step-N folder, found good
+  std::string run_id;      // of the run that goes on; empty: a run of its own begins
   int64_t step = 0;        // updates done
   int64_t tokens = 0;
   bool own = false;       // the checkpoint is one of run.dir: its metrics go on too
   bool finished = false;  // nothing is left to do
+  // Newer checkpoints of run.dir that were found damaged, newest first, and what is wrong with each
+  // in one line ("checkpoint step-40: rank-1.h5: missing").
+  std::vector<std::string> damaged, faults;
 };
 
-// By run.resume: never; auto (the newest checkpoint of run.dir); PATH of a run folder or a step-N,
-// from which a fresh run.dir starts, and which later starts of the same recipe go on with.
-// Reads only. InputError when model, data, seed, batch or optimizer differ from the checkpoint's,
-// naming the first key that does, or when PATH is given and run.dir holds another run.
-ResumePoint find_resume_point(const Recipe&);
+// By run.resume: never; auto (the newest good checkpoint of run.dir, whatever `latest` says); PATH
+// of a run folder or a step-N, from which a fresh run.dir starts, and which later starts of the
+// same recipe go on with. Reads only. The ranks share out the files to check, and a checkpoint is
+// good when all of them say so. Collective; throws AgreedError of code kBadInput when all
+// checkpoints of run.dir are damaged or the one of PATH is, naming the newest's fault; when model,
+// data, seed, batch or optimizer differ from the checkpoint's, naming the first key that does; when
+// PATH is given and run.dir holds another run.
+ResumePoint find_resume_point(const Recipe&, Communicator& ranks);
 
 // The first key of `now` that must be as in `before` and is not; empty: all match.
 std::string changed_key(const Recipe& before, const Recipe& now);

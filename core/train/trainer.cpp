@@ -93,6 +93,7 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
   row.floor.reset();
   if (std::isfinite(totals_.nats)) row.floor = totals_.floor();
   row.skills.clear();
+  row.skills.reserve(skills_.size());
   for (size_t i = 0; i < skills_.size(); ++i) {
     if (totals_.asked[i] > 0) {
       row.skills.emplace_back(skills_[i], totals_.answered[i] / totals_.asked[i]);

@@ -38,7 +38,8 @@ class Run {
   void after_step(StepRow& row);
   void log(const StepRow& row);
   void evaluate_into(StepRow& row);
-  void save(const StepRow& row);
+  void save(const StepRow& row, bool must);
+  std::string unsaved_line() const;
   void finish(const StepRow& last);
   std::string held_out_line() const;
 
@@ -50,8 +51,11 @@ class Run {
   std::unique_ptr<MetricsWriter> metrics_;
   std::vector<StepRow> rows_;
   std::optional<Totals> held_out_;
-  double seconds_ = 0;  // spent in steps since this process started
-  int64_t done_ = 0;    // steps since this process started
+  double seconds_ = 0;   // spent in steps since this process started
+  int64_t done_ = 0;     // steps since this process started
+  int64_t unsaved_ = 0;  // checkpoints that could not be written, the first of them after ...
+  int64_t first_unsaved_ = 0;
+  std::string run_id_;
 };
 
 void Run::say(const std::string& text) const {
@@ -148,7 +152,8 @@ void Run::after_step(StepRow& row) {
   log(row);
 }
 
-void Run::save(const StepRow& row) {
+// A full disk must not end a run whose next checkpoint may find room; `must`: there is no next one.
+void Run::save(const StepRow& row, bool must) {
   // The rows must be on the disk before a checkpoint says that their steps are done.
   on_root(ranks_, [&] { metrics_->flush(); });
   CheckpointInfo info;
@@ -156,10 +161,23 @@ void Run::save(const StepRow& row) {
   info.tokens = row.tokens;
   info.recipe = to_yaml(recipe());
   info.numerics = machine_.numerics;
+  info.run_id = run_id_;
   // Rank 0 names the folder; the others write where it says.
   const std::string folder =
       ranks_.broadcast(speaks() ? setup_.folder->checkpoints() : std::string(), 0);
-  save_checkpoint(folder, info, trainer_.store(), recipe().checkpoint.keep, ranks_);
+  try {
+    save_checkpoint(folder, info, trainer_.store(), recipe().checkpoint.keep, ranks_);
+  } catch (const AgreedError& error) {
+    if (must) throw;
+    if (unsaved_++ == 0) first_unsaved_ = row.step;
+    say(fmt::format("warning checkpoint step-{} was not written, the run goes on: {}\n", row.step,
+                    error.what()));
+  }
+}
+
+std::string Run::unsaved_line() const {
+  return fmt::format("{} checkpoint{} could not be written, the first after step {}", unsaved_,
+                     unsaved_ == 1 ? "" : "s", first_unsaved_);
 }
 
 std::string Run::held_out_line() const {
@@ -207,6 +225,7 @@ void Run::finish(const StepRow& last) {
     end.lines.emplace_back(end.lines.empty() ? "result" : "", held_out.substr(0, end_of_line));
     held_out.erase(0, end_of_line + 1);
   }
+  if (unsaved_ > 0) end.lines.emplace_back("warning", unsaved_line());
   end.lines.emplace_back("saved", fmt::format("{}/checkpoints/step-{}", folder, last.step));
   end.lines.emplace_back("report", folder + "/report.html");
   end.lines.emplace_back("next", fmt::format("rwkv-dist generate {} --prompt \"{}\"", folder,
@@ -217,6 +236,8 @@ void Run::finish(const StepRow& last) {
 
 ExitCode Run::go() {
   on_root(ranks_, [&] { begin(); });
+  run_id_ =
+      ranks_.broadcast(setup_.resume.run_id.empty() ? make_run_id() : setup_.resume.run_id, 0);
   const Recipe& r = recipe();
   StepRow row;
   row.step = setup_.resume.step;
@@ -228,9 +249,10 @@ ExitCode Run::go() {
     const bool last = row.step == r.train.steps;
     const bool stop = !last && (asked || row.step == r.train.stop_at);
     const bool due = r.checkpoint.every > 0 && row.step % r.checkpoint.every == 0;
-    if (last || stop || due) save(row);
+    if (last || stop || due) save(row, last || stop);
     if (stop) {
       if (speaks()) metrics_->close();
+      if (unsaved_ > 0) say("warning " + unsaved_line() + "\n");
       say(fmt::format("stopped after step {}; checkpoint written. To go on:\n  {}\n", row.step,
                       setup_.command));
       return ExitCode::kStopped;

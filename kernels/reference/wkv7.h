@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
 
 #include "core/base/stream.h"
 #include "kernels/reference/scalar.h"
@@ -35,23 +34,21 @@ void wkv7_forward(const Stream&, const Wkv7Forward& op) {
   const S *r = op.r.as<S>(), *k = op.k.as<S>(), *v = op.v.as<S>(), *a = op.a.as<S>();
   const S *b = op.b.as<S>(), *w_raw = op.w_raw.as<S>(), *s_in = op.s_in.as<S>();
   S *y = op.y.as<S>(), *s_out = op.s_out.as<S>(), *saved = op.s_saved.as<S>();
-  std::vector<S> state(static_cast<size_t>(square));
   for (int64_t bh = 0; bh < batch * heads; ++bh) {
-    std::copy(s_in + bh * square, s_in + (bh + 1) * square, state.begin());
+    S* state = s_out + bh * square;
+    if (s_out != s_in) std::copy(s_in + bh * square, s_in + (bh + 1) * square, state);
     for (int64_t t = 0; t < tokens; ++t) {
       const int64_t at = ((bh / heads * tokens + t) * heads + bh % heads) * n;
       if (saved != nullptr && t % kWkv7Saved == 0) {
-        std::copy(state.begin(), state.end(), saved + (bh * chunks + t / kWkv7Saved) * square);
+        std::copy(state, state + square, saved + (bh * chunks + t / kWkv7Saved) * square);
       }
-      wkv7_token(n, w_raw + at, k + at, v + at, a + at, b + at, state.data(),
-                 static_cast<S*>(nullptr));
+      wkv7_token(n, w_raw + at, k + at, v + at, a + at, b + at, state, static_cast<S*>(nullptr));
       for (int64_t i = 0; i < n; ++i) {
         S sum = 0;
-        for (int64_t j = 0; j < n; ++j) sum += state[static_cast<size_t>(i * n + j)] * r[at + j];
+        for (int64_t j = 0; j < n; ++j) sum += state[i * n + j] * r[at + j];
         y[at + i] = sum;
       }
     }
-    std::copy(state.begin(), state.end(), s_out + bh * square);
   }
 }
 

@@ -1,9 +1,9 @@
 // What the program says, and what it ends with, when something is wrong: one line, the right code,
 // nothing created.
-#include <sys/mount.h>
 
 #include "core/base/posix_file.h"
 #include "tests/launcher/launcher_test_support.h"
+#include "tests/support/small_disk.h"
 
 namespace rwkv {
 namespace {
@@ -79,7 +79,7 @@ TEST_F(Errors, OnThreeRanksOneLineIsSaid) {
   folder_.write("small.yaml", with_line("log: {evry: 2}"));
   expect_refused(mpi(3, "small.yaml"), {"small.yaml:7:7: ", "log.every"});
   expect_refused(mpi(3, "small.yaml --frob"), {"--frob", "--help"});
-  expect_refused(mpi(3, "verify x"), {"verify: not yet"});
+  expect_refused(mpi(3, "flight x"), {"flight: not yet"});
   EXPECT_FALSE(there("runs"));
 }
 
@@ -116,6 +116,34 @@ TEST_F(Errors, ATokenAboveTheVocabularyIsNamedWithItsPlace) {
   EXPECT_TRUE(has(three.err, "model.vocab 120")) << three.err;
 }
 
+template <class T>
+void append(std::string& to, T value) {
+  to.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+TEST_F(Errors, ATokenOfABinidxAboveTheVocabularyIsNamed) {
+  constexpr int32_t kTokens = 1400;
+  std::string bin, idx("MMIDIDX\0\0", 9);
+  for (int32_t t = 0; t < kTokens; ++t) append(bin, static_cast<uint16_t>(t < 1300 ? t % 50 : 777));
+  append(idx, uint64_t{1});  // version
+  append(idx, uint8_t{8});   // 16-bit tokens
+  append(idx, uint64_t{1});  // sequences
+  append(idx, uint64_t{2});  // documents, and one
+  append(idx, kTokens);
+  for (int64_t x : {0, 0, 1}) append(idx, x);  // offset of the sequence, bounds of the document
+  folder_.write("high.bin", bin);
+  folder_.write("high.idx", idx);
+  const std::string run = "small.yaml data.source=binidx data.path=high model.vocab=64 ";
+  for (int ranks : {1, 3}) {
+    const std::string given = run + "run.dir=r" + std::to_string(ranks);
+    const Ended ended = ranks == 1 ? program(given) : mpi(ranks, given);
+    EXPECT_EQ(ended.code, 88) << ended.err;
+    for (const char* part : {"high.bin", "token 777", "model.vocab 64"}) {
+      EXPECT_TRUE(has(ended.err, part)) << part << ": " << ended.err;
+    }
+  }
+}
+
 TEST_F(Errors, ALockedRunFolderIsRefusedAndLeftAlone) {
   const Ended ended = run_shell(
       "cd " + folder_.path() + "\n" + RWKV_PROGRAM + " small.yaml " + kEndless +
@@ -141,43 +169,26 @@ TEST_F(Errors, AFileWhereTheRunFolderShouldBeIsNamed) {
   EXPECT_EQ(read_file(file("taken")), "x");
 }
 
-// A small file system that goes with the object; ready() is false where mounting is not allowed.
-class SmallDisk {
- public:
-  explicit SmallDisk(std::string path) : path_(std::move(path)) {
-    std::filesystem::create_directory(path_);
-    ready_ = mount("tmpfs", path_.c_str(), "tmpfs", 0, "size=1m") == 0;
-  }
-  SmallDisk(const SmallDisk&) = delete;
-  SmallDisk& operator=(const SmallDisk&) = delete;
-  ~SmallDisk() {
-    if (ready_) umount2(path_.c_str(), MNT_DETACH);
-  }
-  bool ready() const { return ready_; }
-
- private:
-  std::string path_;
-  bool ready_;
-};
-
 TEST_F(Errors, AFullDiskNamesTheFileAndKeepsTheEarlierCheckpoint) {
   const SmallDisk disk(file("disk"));
   if (!disk.ready()) GTEST_SKIP() << "mounting a tmpfs is not permitted";
-  // 56,689 parameters: a checkpoint takes about 680 kB of the megabyte.
+  // 56,689 parameters: a checkpoint takes about 680 kB of the megabyte, two do not fit.
   for (int ranks : {1, 2}) {
     const std::string dir = "disk/r" + std::to_string(ranks);
-    const std::string run = "small.yaml checkpoint.every=2 run.dir=" + dir;
+    const std::string run = "small.yaml run.dir=" + dir;
+    EXPECT_EQ(program(run + " train.stop_at=2").code, 85);
     const Ended ended = ranks == 1 ? program(run) : mpi(ranks, run);
     EXPECT_EQ(ended.code, 87) << ended.err;
     EXPECT_EQ(lines_of(ended.err), 1) << ended.err;
-    EXPECT_TRUE(has(ended.err, dir + "/checkpoints/step-4.tmp/")) << ended.err;
+    EXPECT_TRUE(has(ended.err, dir + "/checkpoints/step-6.tmp")) << ended.err;
     EXPECT_TRUE(has(ended.err, "No space left on device")) << ended.err;
     EXPECT_EQ(newest(dir).step, 2);
-    EXPECT_FALSE(there(dir + "/checkpoints/step-4.tmp"));
+    EXPECT_FALSE(there(dir + "/checkpoints/step-6.tmp"));
     // The earlier checkpoint is whole: a run elsewhere goes on from it.
     const Ended on =
         program("small.yaml run.resume=" + dir + " run.dir=on" + std::to_string(ranks));
     EXPECT_EQ(on.code, 0) << on.err;
+    EXPECT_EQ(rows("on" + std::to_string(ranks)).size(), 4u);
     std::filesystem::remove_all(file(dir));
   }
 }

@@ -46,6 +46,17 @@ TEST(ChangedKey, AllowsWhatDoesNotChangeTheMathematics) {
   }
 }
 
+// Whether a recipe is refused as the user's mistake, and what is said.
+std::string refusal(const Recipe& recipe) {
+  try {
+    find_resume_point(recipe);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::kBadInput);
+    return error.what();
+  }
+  return "";
+}
+
 class ResumePoints : public testing::Test {
  protected:
   Recipe recipe(std::vector<std::string> overrides = {}) const {
@@ -87,7 +98,7 @@ TEST_F(ResumePoints, AutoTakesTheNewestByNumber) {
 TEST_F(ResumePoints, HalfWrittenAndForeignFoldersAreNotCheckpoints) {
   save("run", 2, recipe());
   const std::string checkpoints = folder_.file("run/checkpoints/");
-  for (const char* name : {"step-5.tmp", "step-6", "step-x", "step-", "step-7a", "other"}) {
+  for (const char* name : {"step-5.tmp", "step-x", "step-", "step-7a", "other"}) {
     std::filesystem::create_directories(checkpoints + name);
   }
   for (const char* name : {"step-5.tmp", "step-7a", "other"}) {
@@ -110,14 +121,15 @@ TEST_F(ResumePoints, APathMayBeARunFolderOrAStep) {
   EXPECT_FALSE(newest.own);
   const std::string step = folder_.file("other/checkpoints/step-2");
   EXPECT_EQ(find_resume_point(recipe({"run.resume=" + step})).step, 2);
-  EXPECT_THROW(find_resume_point(recipe({"run.resume=" + folder_.file("none")})), InputError);
+  EXPECT_NE(refusal(recipe({"run.resume=" + folder_.file("none")})).find("run.resume"),
+            std::string::npos);
 }
 
 TEST_F(ResumePoints, APathDoesNotTouchTheFolderOfAnotherRun) {
   save("other", 2, recipe());
   save("run", 3, recipe());
   const std::string path = "run.resume=" + folder_.file("other");
-  EXPECT_THROW(find_resume_point(recipe({path})), InputError);
+  EXPECT_NE(refusal(recipe({path})).find("run.resume"), std::string::npos);
   save("run", 5, recipe({path}));  // the run that began from there
   const ResumePoint point = find_resume_point(recipe({path}));
   EXPECT_EQ(point.step, 5);
@@ -126,12 +138,7 @@ TEST_F(ResumePoints, APathDoesNotTouchTheFolderOfAnotherRun) {
 
 TEST_F(ResumePoints, AChangedRecipeIsRefused) {
   save("run", 2, recipe());
-  try {
-    find_resume_point(recipe({"optimizer.lr=1e-3"}));
-    FAIL() << "another learning rate was accepted";
-  } catch (const InputError& error) {
-    EXPECT_EQ(std::string(error.what()).find("optimizer.lr differs"), 0u) << error.what();
-  }
+  EXPECT_EQ(refusal(recipe({"optimizer.lr=1e-3"})).find("optimizer.lr differs"), 0u);
 }
 
 TEST_F(ResumePoints, StartingAfreshSetsAnEarlierRunAside) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/config/load.h"
+#include "core/train/run_folder.h"
 #include "core/train/trainer.h"
 #include "tests/support/tensors.h"
 
@@ -26,6 +27,11 @@ inline Machine one_thread(const Recipe& recipe) {
   Machine machine = choose_machine(recipe, 1);
   machine.threads = 1;
   return machine;
+}
+
+// Of a job of one rank.
+inline ResumePoint find_resume_point(const Recipe& recipe) {
+  return find_resume_point(recipe, *make_self());
 }
 
 // Every parameter random: as initialised, blocks add nothing to the stream.

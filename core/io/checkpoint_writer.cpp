@@ -1,0 +1,202 @@
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <random>
+#include <span>
+#include <system_error>
+
+#include "core/base/hash.h"
+#include "core/base/posix_file.h"
+#include "core/io/checkpoint.h"
+#include "core/io/checkpoint_folder.h"
+#include "core/io/checkpoint_index.h"
+#include "parallel/agree.h"
+
+namespace rwkv {
+namespace fs = std::filesystem;
+namespace {
+
+Tensor tensor_of(const ParamStore& store, std::string_view kind, size_t i) {
+  if (kind == "weights") return store.master(i);
+  return kind == "moment1" ? store.moment1(i) : store.moment2(i);
+}
+
+void write_pieces(Hdf5File& file, const CheckpointInfo& info, const ParamStore& store,
+                  const std::vector<Extent>& extents) {
+  file.set_attribute("run_id", info.run_id);
+  file.set_attribute("step", info.step);
+  for (const Extent& extent : extents) {
+    const auto i = static_cast<size_t>(extent.param);
+    for (std::string_view kind : kCheckpointKinds) {
+      const Tensor whole = tensor_of(store, kind, i);
+      if (whole.empty()) continue;
+      file.write(dataset_name(kind, store.specs()[i].name),
+                 whole.reshaped({whole.elements()}).rows(extent.begin, extent.end));
+    }
+  }
+  file.close();
+}
+
+// The file of this rank, on the disk, and its name in the folder too: each rank may be on a host of
+// its own, with a view of its own of the shared file system.
+StoredFile write_own_file(const std::string& folder, const CheckpointInfo& info,
+                          const ParamStore& store, int rank, int ranks) {
+  const std::string path = folder + "/" + rank_file(rank);
+  Hdf5File file = Hdf5File::create(path);
+  try {
+    write_pieces(file, info, store, shard(store.specs(), ranks, rank));
+  } catch (const Error&) {
+    // The library closes a file only when it can write the rest of it: a full disk gets room.
+    std::error_code ignored;
+    fs::resize_file(path, 0, ignored);
+    throw;
+  }
+  fsync_path(folder);
+  return digest_file(path);
+}
+
+// Says so before anything is written when the disk cannot hold the checkpoint for sure.
+void require_room(const std::string& folder, const ParamStore& store) {
+  int64_t bytes = 0;
+  for (size_t i = 0; i < store.size(); ++i) {
+    for (std::string_view kind : kCheckpointKinds) {
+      const Tensor whole = tensor_of(store, kind, i);
+      if (!whole.empty()) bytes += whole.bytes();
+    }
+  }
+  std::error_code error;
+  const fs::space_info space = fs::space(folder, error);
+  if (error || space.capacity == 0) return;  // a file system that does not tell
+  if (space.free < static_cast<uintmax_t>(bytes)) {
+    throw IoError(fmt::format("{}: needs {} bytes, {} are free: {}", folder, bytes, space.free,
+                              std::make_error_code(std::errc::no_space_on_device).message()));
+  }
+}
+
+// What every rank wrote, on every rank.
+std::vector<StoredFile> gather(const StoredFile& own, Communicator& comm) {
+  const std::vector<int64_t> mine = {own.bytes, static_cast<int64_t>(own.hash)};
+  std::vector<int64_t> all(2 * static_cast<size_t>(comm.size()));
+  Stream stream;
+  comm.all_gather(view_of(mine.data(), {2}), view_of(all.data(), {2 * int64_t{comm.size()}}),
+                  stream)
+      ->wait();
+  std::vector<StoredFile> files;
+  for (size_t i = 0; i < all.size(); i += 2) {
+    files.push_back({all[i], static_cast<uint64_t>(all[i + 1])});
+  }
+  return files;
+}
+
+CheckpointIndex index_of(const CheckpointInfo& info, const ParamStore& store,
+                         std::vector<StoredFile> files) {
+  CheckpointIndex index;
+  index.info = info;
+  index.info.weights_hash = store.hash();
+  index.dtype = store.master(0).dtype;
+  index.moments = !store.moment1(0).empty();
+  for (const ParamSpec& spec : store.specs()) index.params.emplace_back(spec.name, spec.shape);
+  const int ranks = static_cast<int>(files.size());
+  for (int rank = 0; rank < ranks; ++rank) {
+    for (const Extent& e : shard(store.specs(), ranks, rank)) {
+      index.extents.push_back({rank, static_cast<size_t>(e.param), e.begin, e.end});
+    }
+  }
+  index.files = std::move(files);
+  return index;
+}
+
+// Frees the disk even where the library, after a write that failed, still holds a file open.
+void remove_temporary(const std::string& folder) {
+  std::error_code ignored;  // what went wrong before is what there is to tell
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    fs::resize_file(entry.path(), 0, ignored);
+  }
+  fs::remove_all(folder, ignored);
+}
+
+// What a killed job left half written.
+void remove_unfinished(const std::string& folder) {
+  std::vector<fs::path> unfinished;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const fs::path& path = entry.path();
+    const bool ours = path.filename().string().starts_with("step-");
+    if (ours && path.extension() == ".tmp") unfinished.push_back(path);
+  }
+  for (const fs::path& path : unfinished) fs::remove_all(path);
+}
+
+// From here on the checkpoint counts. One that has its place steps aside, and goes last.
+void put_in_place(const std::string& temporary, const std::string& final_path,
+                  const std::string& folder) {
+  const std::string replaced = final_path + ".replaced.tmp";
+  const bool replaces = fs::exists(final_path);
+  if (replaces) fs::rename(final_path, replaced);
+  std::error_code error;
+  fs::rename(temporary, final_path, error);
+  if (error) {
+    if (replaces) fs::rename(replaced, final_path);
+    throw IoError(final_path + ": cannot put it in place: " + error.message());
+  }
+  fsync_path(folder);
+  if (replaces) fs::remove_all(replaced);
+}
+
+// Loses its name before its files: a folder named step-N is whole at any moment.
+void remove_checkpoint(const std::string& path) {
+  const std::string unnamed = path + ".removed.tmp";
+  fs::rename(path, unnamed);
+  fs::remove_all(unnamed);
+}
+
+// Steps above the one just saved are not of this run's past: they are not counted.
+void remove_old(const std::string& folder, int64_t step, int64_t keep) {
+  std::vector<int64_t> steps = steps_in(folder);
+  std::erase_if(steps, [&](int64_t s) { return s > step; });
+  if (keep <= 0) return;
+  for (size_t i = 0; i + static_cast<size_t>(keep) < steps.size(); ++i) {
+    remove_checkpoint(step_path(folder, steps[i]));
+  }
+}
+
+}  // namespace
+
+std::string make_run_id() {
+  std::random_device device;
+  return to_hex(uint64_t{device()} << 32 | device());
+}
+
+void save_checkpoint(const std::string& folder, const CheckpointInfo& info, const ParamStore& store,
+                     int64_t keep, Communicator& comm) {
+  const std::string final_path = step_path(folder, info.step);
+  const std::string temporary = final_path + ".tmp";
+  on_root(comm, [&] {
+    make_directories(folder);
+    remove_unfinished(folder);
+  });
+  try {
+    on_root(comm, [&] {
+      make_directories(temporary);
+      require_room(temporary, store);
+    });
+    StoredFile own;
+    agree(comm, [&] { own = write_own_file(temporary, info, store, comm.rank(), comm.size()); });
+    std::vector<StoredFile> files = gather(own, comm);
+    on_root(comm, [&] {
+      write_index(temporary, index_of(info, store, std::move(files)));
+      fsync_path(temporary);
+      // What can still want room on the disk comes before the checkpoint counts.
+      AtomicFile latest(folder + "/latest");
+      const std::string name = fmt::format("step-{}\n", info.step);
+      latest.append(std::as_bytes(std::span(name)));
+      put_in_place(temporary, final_path, folder);
+      latest.commit();
+      remove_old(folder, info.step, keep);
+    });
+  } catch (const AgreedError&) {
+    if (comm.rank() == 0) remove_temporary(temporary);
+    throw;
+  }
+}
+
+}  // namespace rwkv

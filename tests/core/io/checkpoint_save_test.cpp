@@ -1,0 +1,134 @@
+// Saving that fails, that is repeated, and that goes on after damage.
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+
+#include "core/base/posix_file.h"
+#include "parallel/agree.h"
+#include "tests/core/io/checkpoint_fixture.h"
+#include "tests/support/small_disk.h"
+
+namespace rwkv {
+namespace {
+
+using Saving = TwoRuns;
+
+// A limit on the size of files is what a test can do for a full disk anywhere.
+class SizeLimit {
+ public:
+  explicit SizeLimit(rlim_t bytes) {
+    old_handler_ = std::signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &old_);
+    const rlimit now{bytes, old_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &now);
+  }
+  SizeLimit(const SizeLimit&) = delete;
+  SizeLimit& operator=(const SizeLimit&) = delete;
+  ~SizeLimit() {
+    setrlimit(RLIMIT_FSIZE, &old_);
+    std::signal(SIGXFSZ, old_handler_);
+  }
+
+ private:
+  rlimit old_{};
+  void (*old_handler_)(int) = nullptr;
+};
+
+std::vector<std::string> names_in(const std::string& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+// In a process of its own: the library cannot close a file whose end it may not write.
+void fail_to_save(const std::string& run, rlim_t bytes) {
+  const SizeLimit limit(bytes);
+  const std::string said = message_of<AgreedError>([&] { save(run, "a", 6, 1); });
+  std::fputs(said.c_str(), stderr);
+  _exit(7);
+}
+
+TEST_F(Saving, ThatFailsLeavesTheOthersAndNothingElse) {
+  for (rlim_t bytes : {rlim_t{4096}, rlim_t{200}}) {
+    EXPECT_EXIT(fail_to_save(in("a"), bytes), testing::ExitedWithCode(7), "step-6.tmp/rank-");
+    EXPECT_EQ(names_in(in("a/checkpoints")),
+              (std::vector<std::string>{"latest", "step-2", "step-4"}));
+  }
+  EXPECT_EQ(resume().step, 4);
+  EXPECT_EQ(verify_checkpoint(step(2)).fault, "");
+  save(in("a"), "a", 6);
+  EXPECT_EQ(verify_checkpoint(step(6)).fault, "");
+}
+
+// On a disk that is full at once, and on one that gets full on the way: what was open is closed.
+TEST_F(Saving, GoesOnWhenAFullDiskGetsRoom) {
+  const test::SmallDisk disk(in("disk"));
+  if (!disk.ready()) GTEST_SKIP() << "mounting a tmpfs is not permitted";
+  const auto open_files = [] { return names_in("/proc/self/fd").size(); };
+  const std::string run = in("disk/run");
+  save(run, "a", 2);
+  const size_t before = open_files();
+  const auto free = fs::space(in("disk")).free;
+  const auto size = fs::file_size(run + "/checkpoints/step-2/rank-0.h5");
+  // Room for nothing; not for all of the data; not for what comes after it.
+  for (uintmax_t left : {uintmax_t{0}, 2 * size - 8192, 2 * size}) {
+    overwrite(in("disk/filler"), std::string(free - left, 'x'));
+    const std::string said = message_of<AgreedError>([&] { save(run, "a", 4); });
+    EXPECT_TRUE(contains(said, run + "/checkpoints/")) << said;
+    EXPECT_TRUE(contains(said, "No space left on device")) << said;
+    EXPECT_EQ(open_files(), before);
+    EXPECT_EQ(names_in(run + "/checkpoints"), (std::vector<std::string>{"latest", "step-2"}));
+  }
+  fs::remove(in("disk/filler"));
+  save(run, "a", 4);
+  EXPECT_EQ(verify_checkpoint(run + "/checkpoints/step-4").fault, "");
+}
+
+TEST_F(Saving, RemovesWhatWasNeverFinished) {
+  fs::copy(step(4), step(5) + ".tmp");
+  fs::create_directory(step(4) + ".replaced.tmp");
+  fs::create_directory(in("a/checkpoints/mine.tmp"));
+  save(in("a"), "a", 6);
+  EXPECT_EQ(names_in(in("a/checkpoints")),
+            (std::vector<std::string>{"latest", "mine.tmp", "step-2", "step-4", "step-6"}));
+}
+
+TEST_F(Saving, ReplacesACheckpointOfTheSameStep) {
+  fs::remove(step(4) + "/rank-1.h5");
+  save(in("a"), "a", 4);
+  EXPECT_EQ(resume().step, 4);
+  EXPECT_EQ(names_in(in("a/checkpoints")),
+            (std::vector<std::string>{"latest", "step-2", "step-4"}));
+}
+
+// A damaged one must neither take the place of a good one that is kept, nor be resumed from when
+// its fault was one of the moment.
+TEST_F(Saving, CountsOnlyWhatTheRunStandsOn) {
+  fs::remove(step(4) + "/rank-1.h5");
+  const ResumePoint point = resume();
+  set_checkpoints_aside(point.damaged, point.checkpoint);
+  EXPECT_EQ(read_file(in("a/checkpoints/latest")), "step-2\n");
+  save(in("a"), "a", 3, 1);
+  EXPECT_EQ(names_in(in("a/checkpoints")),
+            (std::vector<std::string>{"latest", "step-3", "step-4.damaged"}));
+  save(in("a"), "a", 4);
+  fs::remove(step(4) + "/rank-0.h5");
+  set_checkpoints_aside({step(4)}, step(3));
+  EXPECT_TRUE(fs::exists(step(4) + ".damaged-2"));
+  // Were it not set aside, the one just written would still not go.
+  save(in("b"), "b", 3, 1);
+  EXPECT_EQ(names_in(in("b/checkpoints")),
+            (std::vector<std::string>{"latest", "step-3", "step-4"}));
+}
+
+TEST(RunId, IsAnotherEachTime) {
+  const std::string one = make_run_id();
+  EXPECT_EQ(one.size(), 16u);
+  EXPECT_NE(one, make_run_id());
+}
+
+}  // namespace
+}  // namespace rwkv
