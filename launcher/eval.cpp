@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "core/plan/mesh_shape.h"
 #include "core/train/evaluator.h"
 #include "launcher/command.h"
 #include "launcher/dump.h"
@@ -23,25 +24,11 @@ std::string result_text(const LoadedSource& loaded, const SampleSource& data,
   std::string text = fmt::format("loss {:.6f}  perplexity {:.4f}  tokens {:.0f}",
                                  totals.mean_loss(), std::exp(totals.mean_loss()), totals.weight);
   if (std::isfinite(totals.nats)) {
-    const double floor = totals.floor();
-    const double range = std::log(static_cast<double>(loaded.model->config().vocab)) - floor;
-    text += fmt::format("  floor {:.6f}  above {:.2f}%", floor,
-                        100 * (totals.mean_loss() - floor) / range);
+    text += fmt::format("  floor {:.6f}  above {:.2f}%", totals.floor(),
+                        percent_above_floor(totals, loaded.model->config().vocab));
   }
-  const std::vector<std::string> names = data.skills();
-  const std::vector<double> chance = data.chance();
-  for (size_t i = 0; i < names.size(); ++i) {
-    if (totals.asked[i] == 0) continue;  // the context is too short for a question
-    text += fmt::format("\n{} {:.4f} of {:.0f} questions (chance {:.2f})", names[i],
-                        totals.answered[i] / totals.asked[i], totals.asked[i], chance[i]);
-  }
+  for (const std::string& line : skill_lines(totals, data)) text += "\n" + line;
   return text + "\n";
-}
-
-// The number of sequences of a pass: about 8,192 tokens.
-int64_t sequences_a_pass(const Recipe& recipe, int64_t samples) {
-  if (recipe.train.micro_batch > 0) return std::min(recipe.train.micro_batch, samples);
-  return std::clamp<int64_t>(8192 / recipe.train.context, 1, samples);
 }
 
 ExitCode evaluate(Context& context, const EvalArguments& arguments) {
@@ -61,7 +48,7 @@ ExitCode evaluate(Context& context, const EvalArguments& arguments) {
     samples = eval_samples(loaded.recipe, *data);
   });
   const int64_t context_length = loaded.recipe.train.context;
-  const int64_t rows = sequences_a_pass(loaded.recipe, samples);
+  const int64_t rows = plan_micro_batch(loaded.recipe, samples);
   const Pass pass = loaded.pass();
   Totals totals(0);
   const auto run = [&](Communicator& ranks) {

@@ -1,6 +1,9 @@
 #include "core/train/evaluator.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "core/plan/mesh_shape.h"
@@ -40,6 +43,23 @@ int64_t eval_samples(const Recipe& recipe, const SampleSource& source) {
   if (batches > 0 && batches <= source.size() / batch) return batches * batch;
   if (batches > 0) return source.size();
   return endless ? kGeneratorEvalSamples : source.size();
+}
+
+double percent_above_floor(const Totals& totals, int64_t vocab) {
+  const double floor = totals.floor();
+  return 100 * (totals.mean_loss() - floor) / (std::log(static_cast<double>(vocab)) - floor);
+}
+
+std::vector<std::string> skill_lines(const Totals& totals, const SampleSource& source) {
+  const std::vector<std::string> names = source.skills();
+  const std::vector<double> chance = source.chance();
+  std::vector<std::string> lines;
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (totals.asked[i] == 0) continue;  // the context is too short for a question
+    lines.push_back(fmt::format("{} {:.4f} of {:.0f} questions (chance {:.2f})", names[i],
+                                totals.answered[i] / totals.asked[i], totals.asked[i], chance[i]));
+  }
+  return lines;
 }
 
 }  // namespace rwkv

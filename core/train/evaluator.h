@@ -2,6 +2,8 @@
 #pragma once
 
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "core/train/batch_loader.h"
 #include "core/train/totals.h"
@@ -34,5 +36,12 @@ class Evaluator {
 // How many samples an evaluation takes: eval.batches of train.batch, or all; generators, which have
 // no end, kGeneratorEvalSamples.
 int64_t eval_samples(const Recipe&, const SampleSource&);
+
+// How far the mean loss is above the entropy floor, in percent of ln V - floor. Only where the
+// source knows the floor.
+double percent_above_floor(const Totals&, int64_t vocab);
+
+// "where 0.9541 of 2403 questions (chance 0.25)", a line for each skill that was asked.
+std::vector<std::string> skill_lines(const Totals&, const SampleSource&);
 
 }  // namespace rwkv

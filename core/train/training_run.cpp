@@ -41,7 +41,7 @@ class Run {
   void save(const StepRow& row, bool must);
   std::string unsaved_line() const;
   void finish(const StepRow& last);
-  std::string held_out_line() const;
+  std::vector<std::string> held_out_lines() const;
 
   Trainer& trainer_;
   const Machine& machine_;
@@ -180,24 +180,17 @@ std::string Run::unsaved_line() const {
                      unsaved_ == 1 ? "" : "s", first_unsaved_);
 }
 
-std::string Run::held_out_line() const {
-  if (!held_out_) return "";
-  std::string line = fmt::format("held-out loss {:.4f}", held_out_->mean_loss());
+std::vector<std::string> Run::held_out_lines() const {
+  if (!held_out_) return {};
+  std::string loss = fmt::format("held-out loss {:.4f}", held_out_->mean_loss());
   if (std::isfinite(held_out_->nats)) {
-    const double floor = held_out_->floor();
-    const double range = std::log(static_cast<double>(trainer_.model().config().vocab)) - floor;
-    line += fmt::format(" · entropy floor {:.4f} · {:.2f}% of (ln V - floor) above it", floor,
-                        100 * (held_out_->mean_loss() - floor) / range);
+    loss += fmt::format(" · entropy floor {:.4f} · {:.2f}% of (ln V - floor) above it",
+                        held_out_->floor(),
+                        percent_above_floor(*held_out_, trainer_.model().config().vocab));
   }
-  const std::vector<std::string> names = trainer_.source().skills();
-  const std::vector<double> chance = trainer_.source().chance();
-  for (size_t i = 0; i < names.size(); ++i) {
-    if (held_out_->asked[i] == 0) continue;  // the context is too short for a question
-    line +=
-        fmt::format("\n{} {:.4f} of {:.0f} questions (chance {:.2f})", names[i],
-                    held_out_->answered[i] / held_out_->asked[i], held_out_->asked[i], chance[i]);
-  }
-  return line;
+  std::vector<std::string> lines = skill_lines(*held_out_, trainer_.source());
+  lines.insert(lines.begin(), loss);
+  return lines;
 }
 
 void Run::finish(const StepRow& last) {
@@ -219,11 +212,8 @@ void Run::finish(const StepRow& last) {
                                          .seed = recipe().run.seed});
   }
   const std::string folder = setup_.folder->path();
-  std::string held_out = held_out_line();
-  while (!held_out.empty()) {
-    const size_t end_of_line = std::min(held_out.find('\n'), held_out.size());
-    end.lines.emplace_back(end.lines.empty() ? "result" : "", held_out.substr(0, end_of_line));
-    held_out.erase(0, end_of_line + 1);
+  for (const std::string& line : held_out_lines()) {
+    end.lines.emplace_back(end.lines.empty() ? "result" : "", line);
   }
   if (unsaved_ > 0) end.lines.emplace_back("warning", unsaved_line());
   end.lines.emplace_back("saved", fmt::format("{}/checkpoints/step-{}", folder, last.step));

@@ -73,8 +73,10 @@ TEST_F(Saving, GoesOnWhenAFullDiskGetsRoom) {
   const size_t before = open_files();
   const auto free = fs::space(in("disk")).free;
   const auto size = fs::file_size(run + "/checkpoints/step-2/rank-0.h5");
-  // Room for nothing; not for all of the data; not for what comes after it.
-  for (uintmax_t left : {uintmax_t{0}, 2 * size - 8192, 2 * size}) {
+  const ParamStore store = make_store(recipe_of(run));
+  const auto data = static_cast<uintmax_t>(3 * 4 * count_elements(store.specs()));
+  // Room for nothing; for the numbers alone; for the files of the ranks alone.
+  for (uintmax_t left : {uintmax_t{0}, data + 4096, 2 * size}) {
     overwrite(in("disk/filler"), std::string(free - left, 'x'));
     const std::string said = message_of<AgreedError>([&] { save(run, "a", 4); });
     EXPECT_TRUE(contains(said, run + "/checkpoints/")) << said;
