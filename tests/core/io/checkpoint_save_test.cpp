@@ -1,4 +1,5 @@
 // Saving that fails, that is repeated, and that goes on after damage.
+#include <hdf5.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -82,6 +83,7 @@ TEST_F(Saving, GoesOnWhenAFullDiskGetsRoom) {
     EXPECT_TRUE(contains(said, run + "/checkpoints/")) << said;
     EXPECT_TRUE(contains(said, "No space left on device")) << said;
     EXPECT_EQ(open_files(), before);
+    EXPECT_EQ(H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_FILE), 0);
     EXPECT_EQ(names_in(run + "/checkpoints"), (std::vector<std::string>{"latest", "step-2"}));
   }
   fs::remove(in("disk/filler"));
