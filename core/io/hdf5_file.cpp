@@ -60,6 +60,12 @@ void write_selected(const Dataset& opened, int64_t first, ConstTensor rows,
           where, "write");
 }
 
+// Small data stays with the library until here: this is where a full disk shows, and after it the
+// file can still be closed, which it cannot after a flush that failed.
+void close_written(Dataset& opened, const std::string& where) {
+  checked(H5Dclose(opened.id.release()), where, "write");
+}
+
 void read_selected(const Dataset& opened, int64_t first, Tensor rows, const std::string& where) {
   if (rows.elements() == 0) return;
   const int64_t count = rows.shape.rank == 0 ? 1 : rows.shape[0];
@@ -133,12 +139,14 @@ void Hdf5File::create_dataset(std::string_view name, DType dtype, const Shape& s
 
 void Hdf5File::write(std::string_view name, ConstTensor tensor) {
   create_dataset(name, tensor.dtype, tensor.shape);
-  write_selected(impl_->open(name), 0, tensor, impl_->where(name));
+  Dataset opened = impl_->open(name);
+  write_selected(opened, 0, tensor, impl_->where(name));
+  close_written(opened, impl_->where(name));
 }
 
 void Hdf5File::write_rows(std::string_view name, int64_t first_row, ConstTensor rows) {
   impl_->live_to_write();
-  const Dataset opened = impl_->open(name);
+  Dataset opened = impl_->open(name);
   const Shape& whole = opened.shape;
   require(opened.dtype == rows.dtype, "rows are written with the type of their dataset");
   require(whole.rank >= 1 && rows.shape.rank == whole.rank, "rows have the rank of their dataset");
@@ -148,6 +156,7 @@ void Hdf5File::write_rows(std::string_view name, int64_t first_row, ConstTensor 
   require(first_row >= 0 && first_row <= whole[0] && rows.shape[0] <= whole[0] - first_row,
           "rows lie inside their dataset");
   write_selected(opened, first_row, rows, impl_->where(name));
+  close_written(opened, impl_->where(name));
 }
 
 bool Hdf5File::has(std::string_view name) const { return impl_->exists(std::string(name)); }
