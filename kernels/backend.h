@@ -16,6 +16,7 @@
 #include "kernels/matmul.h"
 #include "kernels/time_mix.h"
 #include "kernels/token_shift.h"
+#include "kernels/token_sum.h"
 #include "kernels/wkv7.h"
 
 namespace rwkv {
@@ -30,6 +31,7 @@ struct Backend {
   bool f64 = false;
 
   Kernel<Matmul> matmul;
+  Kernel<WeightGradient> weight_gradient;
   Kernel<ActivationForward> activation_forward;
   Kernel<ActivationBackward> activation_backward;
   Kernel<Cast> cast;

@@ -27,10 +27,12 @@ struct Cast {
   Tensor to;
 };
 
-// result[0] (f64) = sum of squares over x (f32 or f64), added up in blocks of a fixed size.
+// result[0] (f64) = sum of squares over x (f32 or f64; i64 in units of `unit`), added up in blocks
+// of a fixed size.
 struct SumSquares {
   ConstTensor x;
   Tensor result;  // (1) f64
+  double unit = 1;
 };
 
 }  // namespace rwkv

@@ -1,7 +1,7 @@
 // Rows of a table by token.
 #pragma once
 
-#include "core/base/tensor.h"
+#include "kernels/token_sum.h"
 
 namespace rwkv {
 
@@ -12,11 +12,12 @@ struct EmbeddingForward {
   Tensor out;          // (R, C)
 };
 
-// dtable[token] += dout row, rows in order.
+// dtable[token] += dout row, rows in order. In fixed point a row is a term of its own: no leaves are
+// needed.
 struct EmbeddingBackward {
   ConstTensor tokens;  // (R) i32
   ConstTensor dout;    // (R, C)
-  Tensor dtable;       // (V, C) acc, accumulated
+  TokenSum dtable;     // (V, C)
 };
 
 }  // namespace rwkv

@@ -2,7 +2,7 @@
 // variance. Statistics in the accumulation type.
 #pragma once
 
-#include "core/base/tensor.h"
+#include "kernels/token_sum.h"
 
 namespace rwkv {
 
@@ -21,7 +21,8 @@ struct LayerNormBackward {
   ConstTensor dout;        // (R, C)
   ConstTensor residual;    // (R, C) added to dx: the gradient that bypasses the norm; empty: none
   Tensor dx;               // (R, C) = gradient through the norm + residual; may be residual
-  Tensor dweight, dbias;   // (C) acc, accumulated
+  TokenSum dweight, dbias;  // (C)
+  Leaves leaves = {};
 };
 
 }  // namespace rwkv

@@ -1,7 +1,7 @@
 // Matrix product c = op(a) op(b) + beta c, row-major.
 #pragma once
 
-#include "core/base/tensor.h"
+#include "kernels/token_sum.h"
 
 namespace rwkv {
 
@@ -15,6 +15,16 @@ struct Matmul {
   bool trans_a = false;
   bool trans_b = false;
   float beta = 0;
+  Leaves leaves = {};  // without trans_a: rows of c are computed in calls that keep to a leaf
+};
+
+// to += left^T right: the gradient of a weight, summed over the R tokens leaf by leaf. left and
+// right are in the compute type, partials in the accumulation type.
+struct WeightGradient {
+  ConstTensor left;   // (R, M)
+  ConstTensor right;  // (R, N)
+  TokenSum to;        // (M, N)
+  Leaves leaves = {};
 };
 
 }  // namespace rwkv

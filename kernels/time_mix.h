@@ -1,7 +1,7 @@
 // The element-wise parts of RWKV-7's time mix before and after the recurrence.
 #pragma once
 
-#include "core/base/tensor.h"
+#include "kernels/token_sum.h"
 
 namespace rwkv {
 
@@ -34,7 +34,8 @@ struct TimeMixInBackward {
   Tensor diclr, dvalue_gate;   // (R, C); ddecay = dw_raw
   Tensor dkey, dvalue;         // (R, C)
   Tensor dv_first;             // (R, C) acc, accumulated; first layer: its content is added to dv
-  Tensor dw0, da0, dk_k, dk_a, dv0;  // (C) acc, accumulated
+  TokenSum dw0, da0, dk_k, dk_a, dv0;  // (C)
+  Leaves leaves = {};
 };
 
 // After: z = (GroupNorm(y) + (sum_j r_j k_j r_k[h, j]) v) g, groups = heads, eps 64e-5 at every
@@ -56,7 +57,8 @@ struct TimeMixOutBackward {
   double eps = 64e-5;
   ConstTensor dz;                     // (R, C)
   Tensor dy, dr, dk, dv, dg;          // (R, C) overwritten; dg may be dz
-  Tensor dln_weight, dln_bias, dr_k;  // (C), (C), (H, N) acc, accumulated
+  TokenSum dln_weight, dln_bias, dr_k;  // (C), (C), (H, N)
+  Leaves leaves = {};
 };
 
 }  // namespace rwkv

@@ -5,7 +5,7 @@
 
 #include <array>
 
-#include "core/base/tensor.h"
+#include "kernels/token_sum.h"
 
 namespace rwkv {
 
@@ -30,7 +30,8 @@ struct TokenShiftBackward {
   std::array<ConstTensor, kMaxMixes> dout;  // (B, T, C)
   Tensor du;                                // (B, T, C) overwritten
   Tensor dhalo;                             // (B, C) acc, overwritten; empty: not wanted
-  std::array<Tensor, kMaxMixes> dmix;       // (C) acc, accumulated
+  std::array<TokenSum, kMaxMixes> dmix;     // (C)
+  Leaves leaves = {};
 };
 
 }  // namespace rwkv

@@ -22,8 +22,8 @@ struct EvalArguments {
 std::string result_text(const LoadedSource& loaded, const SampleSource& data,
                         const Totals& totals) {
   std::string text = fmt::format("loss {:.6f}  perplexity {:.4f}  tokens {:.0f}",
-                                 totals.mean_loss(), std::exp(totals.mean_loss()), totals.weight);
-  if (std::isfinite(totals.nats)) {
+                                 totals.mean_loss(), std::exp(totals.mean_loss()), totals.weight());
+  if (std::isfinite(totals.nats())) {
     text += fmt::format("  floor {:.6f}  above {:.2f}%", totals.floor(),
                         percent_above_floor(totals, loaded.model->config().vocab));
   }

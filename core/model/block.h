@@ -24,7 +24,7 @@ struct Precision {
 struct Param {
   ConstTensor master;   // acc
   ConstTensor compute;  // operand of products in the compute type; equals master where types agree
-  Tensor grad;          // acc, accumulated; empty: no backward pass will follow
+  TokenSum grad;        // empty: no backward pass will follow
 };
 
 // Everything that flows from block to block. v_first leaves the first RWKV block and enters all
@@ -46,9 +46,14 @@ struct Carry {
 // One tensor (B, ...) acc for each Carry, in that order.
 using Boundary = std::span<const Tensor>;
 
+// leaf: tokens of a gradient partial and of a call's rows (`parallel.leaf`), so that the bits do not
+// depend on how a batch is cut into passes; 0: they may (`parallel.reduction: fast`).
 struct Pass {
   Stream stream;
   const Backend& ops;
+  int64_t leaf = 0;
+
+  Leaves leaves(int64_t tokens) const { return {tokens, leaf, 0}; }
 };
 
 // Memory of one block for one micro-batch: what forward keeps for backward, and scratch.

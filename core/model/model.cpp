@@ -22,6 +22,14 @@ size_t index_of(const std::vector<ParamSpec>& specs, std::string_view name) {
 
 void zero(const Tensor& t) { std::memset(t.data, 0, static_cast<size_t>(t.bytes())); }
 
+// As many whole leaves from row `begin` on as `step` rows hold.
+int64_t chunk_end(const Leaves& leaves, int64_t begin, int64_t rows, int64_t step) {
+  if (leaves.leaf == 0) return std::min(begin + step, rows);
+  int64_t end = begin;
+  while (end < rows && leaves.end(end, rows) - begin <= step) end = leaves.end(end, rows);
+  return end;
+}
+
 Tensor flat(const Tensor& t) {
   const int64_t columns = t.shape[t.shape.rank - 1];
   return t.reshaped({t.elements() / columns, columns});
@@ -45,9 +53,9 @@ Model::Model(const ModelConfig& resolved) : config_(resolved), specs_(param_tabl
   head_ = index_of(specs_, "head.weight");
 }
 
-int64_t Model::head_rows() const {
+int64_t Model::head_rows(int64_t leaf) const {
   const int64_t fitting = kLogits / config_.vocab / kRowBlock * kRowBlock;
-  return std::clamp(fitting, kRowBlock, 4 * kRowBlock);
+  return std::max(leaf, std::clamp(fitting, kRowBlock, 4 * kRowBlock));
 }
 
 std::span<const Param> Model::block_params(const ParamStore& store, size_t layer) const {
@@ -116,12 +124,18 @@ void Model::head(const Pass& pass, const ParamStore& store, Workspace& ws, const
                best = ws.best.reshaped({rows});
   const ConstTensor targets = batch.targets.reshaped({rows}),
                     weight = batch.weight.reshaped({rows});
-  for (int64_t begin = 0; begin < rows; begin += step) {
-    const int64_t end = std::min(begin + step, rows);
+  const Leaves all = pass.leaves(ws.plan_.tokens);
+  for (int64_t begin = 0, end = 0; begin < rows; begin = end) {
+    end = chunk_end(all, begin, rows, step);
+    const Leaves leaves{all.tokens, all.leaf, begin % all.tokens};
     const Tensor chunk =
         logits.empty() ? ws.logits_.rows(0, end - begin) : flat(logits).rows(begin, end);
     pass.ops.matmul(pass.stream,
-                    {.a = normed.rows(begin, end), .b = head.compute, .c = chunk, .trans_b = true});
+                    {.a = normed.rows(begin, end),
+                     .b = head.compute,
+                     .c = chunk,
+                     .trans_b = true,
+                     .leaves = leaves});
     const Tensor dchunk = backward ? ws.dlogits_.rows(0, end - begin) : Tensor{};
     pass.ops.cross_entropy(pass.stream, {.logits = chunk,
                                          .targets = targets.rows(begin, end),
@@ -131,11 +145,14 @@ void Model::head(const Pass& pass, const ParamStore& store, Workspace& ws, const
                                          .best = best.rows(begin, end),
                                          .dlogits = dchunk});
     if (!backward) continue;
-    pass.ops.matmul(
-        pass.stream,
-        {.a = dchunk, .b = normed.rows(begin, end), .c = head.grad, .trans_a = true, .beta = 1});
-    pass.ops.matmul(pass.stream,
-                    {.a = dchunk, .b = head.compute, .c = flat(ws.dnormed_).rows(begin, end)});
+    pass.ops.weight_gradient(pass.stream, {.left = dchunk,
+                                           .right = normed.rows(begin, end),
+                                           .to = head.grad,
+                                           .leaves = leaves});
+    pass.ops.matmul(pass.stream, {.a = dchunk,
+                                  .b = head.compute,
+                                  .c = flat(ws.dnormed_).rows(begin, end),
+                                  .leaves = leaves});
   }
 }
 
@@ -153,7 +170,8 @@ void Model::forward_backward(const Pass& pass, const ParamStore& store, Workspac
                                              {},
                                              ws.dx_,
                                              params[ln_out_weight_].grad,
-                                             params[ln_out_bias_].grad});
+                                             params[ln_out_bias_].grad,
+                                             pass.leaves(ws.plan_.tokens)});
   zero(ws.dv_first_);
   const Flow gradient{ws.dx_, ws.dv_first_};
   for (size_t l = layers(); l-- > 0;) {
@@ -174,7 +192,8 @@ void Model::forward_backward(const Pass& pass, const ParamStore& store, Workspac
                                              {},
                                              ws.dx_,
                                              params[ln0_weight_].grad,
-                                             params[ln0_bias_].grad});
+                                             params[ln0_bias_].grad,
+                                             pass.leaves(ws.plan_.tokens)});
   const int64_t rows = ws.loss.elements();
   pass.ops.embedding_backward(pass.stream,
                               {batch.tokens.reshaped({rows}), flat(ws.dx_), params[0].grad});

@@ -23,6 +23,7 @@ struct ModelPlan {
   int threads = 1;
   bool backward = true;
   bool recompute = false;  // keep only the blocks' inputs; run each block's forward again
+  int64_t leaf = 0;        // that of the passes (Pass::leaf)
 };
 
 class Model;
@@ -73,8 +74,9 @@ class Model {
   const std::vector<ParamSpec>& params() const { return specs_; }
   size_t layers() const { return blocks_.size(); }
   const Block& block(size_t layer) const { return *blocks_[layer]; }
-  // Rows of the head and loss computed at a time: depends on the vocabulary alone.
-  int64_t head_rows() const;
+  // Rows of the head and loss computed at a time: depends on the vocabulary alone, but for a leaf
+  // that is longer.
+  int64_t head_rows(int64_t leaf) const;
   std::vector<Carry> carries(size_t layer) const { return blocks_[layer]->carries(); }
 
   // Sets every entering state to zero.

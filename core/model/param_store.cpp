@@ -18,8 +18,8 @@ Tensor part(const Tensor& all, int64_t offset, const Shape& shape) {
 
 }  // namespace
 
-ParamStore::ParamStore(std::vector<ParamSpec> specs, Precision precision, bool training)
-    : specs_(std::move(specs)), precision_(precision), training_(training) {
+ParamStore::ParamStore(std::vector<ParamSpec> specs, Precision precision, bool training, bool exact)
+    : specs_(std::move(specs)), precision_(precision), training_(training), exact_(exact) {
   Arena measure;
   bind(measure);
   plan_ = measure.entries();
@@ -35,7 +35,10 @@ void ParamStore::bind(Arena& arena) {
   const Tensor master = arena.take("weights", acc, {total});
   Tensor grad, m, v;
   if (training_) {
-    grad = arena.take("gradients", acc, {total});
+    grad = arena.take("gradients", exact_ ? DType::kI64 : acc, {total});
+    if (exact_) {
+      peaks_ = arena.take("gradients", DType::kI64, {static_cast<int64_t>(specs_.size())});
+    }
     m = arena.take("AdamW moments", acc, {total});
     v = arena.take("AdamW moments", acc, {total});
   }
@@ -53,8 +56,12 @@ void ParamStore::bind(Arena& arena) {
     moments2_.push_back(part(v, offset, spec.shape));
     copies_.push_back(copy ? arena.take("compute copies", precision_.compute, spec.shape)
                            : Tensor{});
-    params_.push_back({masters_.back(), copy ? copies_.back() : masters_.back(),
-                       training_ ? part(grad, offset, spec.shape) : Tensor{}});
+    params_.push_back({masters_.back(), copy ? copies_.back() : masters_.back(), {}});
+    TokenSum& sum = params_.back().grad;
+    if (training_) sum.sum = part(grad, offset, spec.shape);
+    if (training_ && exact_) {
+      sum.peak = part(peaks_, static_cast<int64_t>(params_.size()) - 1, {1});
+    }
     offset += padded(spec.shape.elements());
   }
 }
@@ -67,6 +74,23 @@ int ParamStore::find(std::string_view name) const {
 
 void ParamStore::zero_gradients() const {
   std::memset(all_gradients_.data, 0, static_cast<size_t>(all_gradients_.bytes()));
+  if (exact_) std::memset(peaks_.data, 0, static_cast<size_t>(peaks_.bytes()));
+}
+
+double ParamStore::grad_unit(size_t i) const {
+  const double scale = params_[i].grad.scale;
+  return exact_ && scale > 0 ? 1 / scale : 1;
+}
+
+std::vector<double> ParamStore::scales() const {
+  std::vector<double> scales;
+  for (const Param& param : params_) scales.push_back(param.grad.scale);
+  return scales;
+}
+
+void ParamStore::set_scales(std::span<const double> scales) {
+  require(scales.size() == params_.size(), "one scale a parameter");
+  for (size_t i = 0; i < params_.size(); ++i) params_[i].grad.scale = scales[i];
 }
 
 void ParamStore::refresh(const Backend& ops, const Stream& stream) const {
@@ -84,7 +108,7 @@ uint64_t ParamStore::hash() const {
 }
 
 std::vector<Arena::Entry> plan_param_store(const std::vector<ParamSpec>& specs, Precision precision,
-                                           bool training) {
+                                           bool training, bool exact) {
   int64_t total = 0, copies = 0;
   for (const ParamSpec& spec : specs) {
     total += padded(spec.shape.elements());
@@ -92,10 +116,12 @@ std::vector<Arena::Entry> plan_param_store(const std::vector<ParamSpec>& specs, 
       copies += spec.shape.elements() * bytes_of(precision.compute);
     }
   }
+  const int64_t sums = exact ? (total + static_cast<int64_t>(specs.size())) * 8
+                             : total * bytes_of(precision.accumulate);
   total *= bytes_of(precision.accumulate);
   std::vector<Arena::Entry> entries = {{"weights", total}};
   if (training) {
-    entries.push_back({"gradients", total});
+    entries.push_back({"gradients", sums});
     entries.push_back({"AdamW moments", 2 * total});
   }
   if (copies > 0) entries.push_back({"compute copies", copies});

@@ -12,8 +12,9 @@ namespace rwkv {
 
 class ParamStore {
  public:
-  // training: with gradients and moments. Everything starts at zero.
-  ParamStore(std::vector<ParamSpec>, Precision, bool training);
+  // training: with gradients and moments. exact: gradients are i64 in fixed point. Everything starts
+  // at zero.
+  ParamStore(std::vector<ParamSpec>, Precision, bool training, bool exact = false);
 
   const std::vector<ParamSpec>& specs() const { return specs_; }
   int find(std::string_view name) const;  // -1: not there
@@ -22,7 +23,8 @@ class ParamStore {
   Tensor master(size_t i) const { return masters_[i]; }
   Tensor moment1(size_t i) const { return moments1_[i]; }
   Tensor moment2(size_t i) const { return moments2_[i]; }
-  Tensor grad(size_t i) const { return params_[i].grad; }
+  Tensor grad(size_t i) const { return params_[i].grad.sum; }  // acc, or i64 in grad_unit()
+  double grad_unit(size_t i) const;                            // 1 for floats
   // The copy in the compute type that products read; empty where the master itself serves.
   Tensor compute_copy(size_t i) const { return copies_[i]; }
 
@@ -32,7 +34,15 @@ class ParamStore {
   }
   // All gradients as one tensor (padding between parameters is zero).
   Tensor all_gradients() const { return all_gradients_; }
-  void zero_gradients() const;
+  void zero_gradients() const;  // and peaks
+
+  // Fixed point. peaks: (parameters) i64, magnitude_bits() of the largest partial of each gradient.
+  // The scales are chosen from them, and saved with a checkpoint, since they decide how partials
+  // are rounded; 0: none yet.
+  bool exact() const { return exact_; }
+  Tensor peaks() const { return peaks_; }
+  std::vector<double> scales() const;
+  void set_scales(std::span<const double>);
   // Brings all compute copies up to date with the masters.
   void refresh(const Backend&, const Stream&) const;
   // XXH3 over all masters, in order.
@@ -46,16 +56,17 @@ class ParamStore {
 
   std::vector<ParamSpec> specs_;
   Precision precision_;
-  bool training_;
+  bool training_, exact_;
   std::vector<Param> params_;
   std::vector<Tensor> masters_, moments1_, moments2_, copies_;
-  Tensor all_gradients_;
+  Tensor all_gradients_, peaks_;
   Buffer memory_;
   std::vector<Arena::Entry> plan_;
 };
 
 // Bytes that a store of these parameters takes, without making it.
-std::vector<Arena::Entry> plan_param_store(const std::vector<ParamSpec>&, Precision, bool training);
+std::vector<Arena::Entry> plan_param_store(const std::vector<ParamSpec>&, Precision, bool training,
+                                           bool exact = false);
 
 // Fills a master by its spec: Philox keyed by (seed, name), counter = element, so that the values
 // depend on nothing else.

@@ -78,23 +78,27 @@ ConstTensor Rwkv7Block::Call::weight(Rwkv7Param p) const {
   return params[static_cast<size_t>(index[static_cast<size_t>(p)])].compute;
 }
 
-Tensor Rwkv7Block::Call::grad(Rwkv7Param p) const {
+TokenSum Rwkv7Block::Call::grad(Rwkv7Param p) const {
   const int i = index[static_cast<size_t>(p)];
-  return i < 0 ? Tensor{} : params[static_cast<size_t>(i)].grad;
+  return i < 0 ? TokenSum{} : params[static_cast<size_t>(i)].grad;
 }
 
 void Rwkv7Block::Call::product(const Tensor& x, Rwkv7Param w, const Tensor& out) const {
-  pass.ops.matmul(pass.stream, {.a = a.rows(x), .b = weight(w), .c = a.rows(out), .trans_b = true});
+  pass.ops.matmul(pass.stream, {.a = a.rows(x),
+                                .b = weight(w),
+                                .c = a.rows(out),
+                                .trans_b = true,
+                                .leaves = leaves()});
 }
 
 void Rwkv7Block::Call::weight_gradient(const ConstTensor& dout, const Tensor& x,
                                        Rwkv7Param w) const {
-  const Tensor gradient = grad(w);
-  pass.ops.matmul(pass.stream, {.a = dout.reshaped({a.rows(x).shape[0], gradient.shape[0]}),
-                                .b = a.rows(x),
-                                .c = gradient,
-                                .trans_a = true,
-                                .beta = 1});
+  const TokenSum gradient = grad(w);
+  pass.ops.weight_gradient(pass.stream,
+                           {.left = dout.reshaped({a.rows(x).shape[0], gradient.sum.shape[0]}),
+                            .right = a.rows(x),
+                            .to = gradient,
+                            .leaves = leaves()});
 }
 
 void Rwkv7Block::Call::input_gradient(const ConstTensor& dout, Rwkv7Param w, const Tensor& dx,
@@ -103,38 +107,46 @@ void Rwkv7Block::Call::input_gradient(const ConstTensor& dout, Rwkv7Param w, con
   pass.ops.matmul(pass.stream, {.a = dout.reshaped({to.shape[0], weight(w).shape[0]}),
                                 .b = weight(w),
                                 .c = to,
-                                .beta = add ? 1.0f : 0.0f});
+                                .beta = add ? 1.0f : 0.0f,
+                                .leaves = leaves()});
 }
 
 void Rwkv7Block::Call::low_rank_forward(const LowRank& mlp, Rwkv7Param w1, Rwkv7Param w2,
                                         const Tensor& x, const Tensor& out) const {
-  pass.ops.matmul(pass.stream, {.a = a.rows(x), .b = weight(w1), .c = mlp.inner});
-  if (mlp.active) pass.ops.activation_forward(pass.stream, {mlp.f, mlp.inner, mlp.outer});
   pass.ops.matmul(pass.stream,
-                  {.a = mlp.active ? mlp.outer : mlp.inner, .b = weight(w2), .c = a.rows(out)});
+                  {.a = a.rows(x), .b = weight(w1), .c = mlp.inner, .leaves = leaves()});
+  if (mlp.active) pass.ops.activation_forward(pass.stream, {mlp.f, mlp.inner, mlp.outer});
+  pass.ops.matmul(pass.stream, {.a = mlp.active ? mlp.outer : mlp.inner,
+                                .b = weight(w2),
+                                .c = a.rows(out),
+                                .leaves = leaves()});
 }
 
 void Rwkv7Block::Call::low_rank_backward(const LowRank& mlp, Rwkv7Param w1, Rwkv7Param w2,
                                          const Tensor& x, const Tensor& dout, const Tensor& dx,
                                          bool add) const {
   if (mlp.active) pass.ops.activation_forward(pass.stream, {mlp.f, mlp.inner, mlp.outer});
-  pass.ops.matmul(pass.stream, {.a = mlp.active ? mlp.outer : mlp.inner,
-                                .b = a.rows(dout),
-                                .c = grad(w2),
-                                .trans_a = true,
-                                .beta = 1});
-  pass.ops.matmul(pass.stream,
-                  {.a = a.rows(dout), .b = weight(w2), .c = mlp.gradient, .trans_b = true});
+  pass.ops.weight_gradient(pass.stream, {.left = mlp.active ? mlp.outer : mlp.inner,
+                                         .right = a.rows(dout),
+                                         .to = grad(w2),
+                                         .leaves = leaves()});
+  pass.ops.matmul(pass.stream, {.a = a.rows(dout),
+                                .b = weight(w2),
+                                .c = mlp.gradient,
+                                .trans_b = true,
+                                .leaves = leaves()});
   if (mlp.active) {
     pass.ops.activation_backward(pass.stream, {mlp.f, mlp.inner, mlp.gradient, mlp.gradient});
   }
-  pass.ops.matmul(pass.stream,
-                  {.a = a.rows(x), .b = mlp.gradient, .c = grad(w1), .trans_a = true, .beta = 1});
+  pass.ops.weight_gradient(
+      pass.stream,
+      {.left = a.rows(x), .right = mlp.gradient, .to = grad(w1), .leaves = leaves()});
   pass.ops.matmul(pass.stream, {.a = mlp.gradient,
                                 .b = weight(w1),
                                 .c = a.rows(dx),
                                 .trans_b = true,
-                                .beta = add ? 1.0f : 0.0f});
+                                .beta = add ? 1.0f : 0.0f,
+                                .leaves = leaves()});
 }
 
 TokenShiftForward Rwkv7Block::Call::shift_time_mix(const Tensor& halo,

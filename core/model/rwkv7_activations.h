@@ -42,6 +42,7 @@ struct Rwkv7Block::Activations final : Saved {
   Tensor dy, dr, dk, dv, da, db, dkey, dvalue, diclr, dresidual;  // (R, C)
   Tensor dw_raw, wkv_scratch;                                     // (R, C) acc; (threads, n) acc
 
+  int64_t tokens() const { return tokens_; }
   Tensor rows(const Tensor& t) const;   // (R, last dimension)
   Tensor heads(const Tensor& t) const;  // (B, T, H, N)
 
@@ -60,7 +61,8 @@ struct Rwkv7Block::Call {
 
   ConstTensor vec(Rwkv7Param) const;     // master; empty when absent
   ConstTensor weight(Rwkv7Param) const;  // compute
-  Tensor grad(Rwkv7Param) const;
+  TokenSum grad(Rwkv7Param) const;
+  Leaves leaves() const { return pass.leaves(a.tokens()); }
 
   // out = x W^T for a linear weight [out, in].
   void product(const Tensor& x, Rwkv7Param w, const Tensor& out) const;

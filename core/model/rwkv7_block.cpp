@@ -111,7 +111,8 @@ void Rwkv7Block::time_mix_forward(const Call& call, ConstTensor x, const Flow& o
                       .b = call.weight(P::kOutput),
                       .c = a.rows(out.x),
                       .trans_b = true,
-                      .beta = 1});
+                      .beta = 1,
+                      .leaves = call.leaves()});
   if (!a.x_mid.empty()) ops.cast(stream, {out.x, a.x_mid});
 }
 
@@ -128,7 +129,8 @@ void Rwkv7Block::channel_mix_forward(const Call& call, Tensor x, Boundary enteri
                                 .b = call.weight(P::kFfnValue),
                                 .c = a.rows(x),
                                 .trans_b = true,
-                                .beta = 1});
+                                .beta = 1,
+                                .leaves = call.leaves()});
 }
 
 void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary entering,
@@ -150,13 +152,15 @@ void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary ente
                            .dout = {},
                            .du = a.du,
                            .dhalo = at(dentering, kFfnShift),
-                           .dmix = {}};
+                           .dmix = {},
+                           .leaves = call.leaves()};
   shift.mix[0] = call.vec(P::kFfnXk);
   shift.dout[0] = a.dmixed[0];
   shift.dmix[0] = call.grad(P::kFfnXk);
   ops.token_shift_backward(pass.stream, shift);
   ops.layer_norm_backward(pass.stream, {a.x_mid, call.vec(P::kLn2Weight), a.mean2, a.rstd2, a.du,
-                                        dx, dx, call.grad(P::kLn2Weight), call.grad(P::kLn2Bias)});
+                                        dx, dx, call.grad(P::kLn2Weight), call.grad(P::kLn2Bias),
+                                        call.leaves()});
 }
 
 // From dx to the gradients of the recurrence's operands: dr, dk, dv, da, db, dw_raw, dg.
@@ -186,7 +190,8 @@ void Rwkv7Block::recurrence_backward(const Call& call, ConstTensor dx, Boundary 
                                           .dg = a.z,
                                           .dln_weight = call.grad(P::kLnXWeight),
                                           .dln_bias = call.grad(P::kLnXBias),
-                                          .dr_k = call.grad(P::kRk)});
+                                          .dr_k = call.grad(P::kRk),
+                                          .leaves = call.leaves()});
   ops.wkv7_backward(pass.stream, {.r = a.heads(a.r),
                                   .k = a.heads(a.k),
                                   .v = a.heads(a.v),
@@ -251,7 +256,8 @@ void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor 
                                               .da0 = call.grad(P::kA0),
                                               .dk_k = call.grad(P::kKk),
                                               .dk_a = call.grad(P::kKa),
-                                              .dv0 = call.grad(P::kV0)});
+                                              .dv0 = call.grad(P::kV0),
+                                              .leaves = call.leaves()});
   call.weight_gradient(a.dr, a.mixed[0], P::kReceptance);
   call.weight_gradient(a.dkey, a.mixed[2], P::kKey);
   call.weight_gradient(a.dvalue, a.mixed[3], P::kValue);
@@ -267,7 +273,8 @@ void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor 
                            .dout = {},
                            .du = a.du,
                            .dhalo = at(dentering, kAttShift),
-                           .dmix = {}};
+                           .dmix = {},
+                           .leaves = call.leaves()};
   for (size_t m = 0; m < kMaxMixes; ++m) {
     const P mix = kTimeMixes[m];
     shift.mix[m] = call.vec(mix);
@@ -276,7 +283,8 @@ void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor 
   }
   pass.ops.token_shift_backward(pass.stream, shift);
   pass.ops.layer_norm_backward(pass.stream, {x, call.vec(P::kLn1Weight), a.mean1, a.rstd1, a.du, dx,
-                                             dx, call.grad(P::kLn1Weight), call.grad(P::kLn1Bias)});
+                                             dx, call.grad(P::kLn1Weight), call.grad(P::kLn1Bias),
+                                             call.leaves()});
 }
 
 }  // namespace rwkv

@@ -9,6 +9,7 @@ namespace rwkv {
 
 enum class Phase : uint8_t {
   kForwardBackward,  // one micro-batch: load, forward, loss, backward
+  kScale,            // exact sums: do all terms fit? If not, the step starts again with new scales
   kReduce,           // sum gradients and totals over all ranks
   kUpdate,           // clip and optimizer
 };
@@ -19,6 +20,6 @@ struct Action {
 };
 
 // `share` samples in passes of at most `micro_batch`.
-std::vector<Action> plan_step(int64_t share, int64_t micro_batch);
+std::vector<Action> plan_step(int64_t share, int64_t micro_batch, bool exact);
 
 }  // namespace rwkv

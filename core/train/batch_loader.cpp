@@ -15,14 +15,12 @@ BatchLoader::BatchLoader(const SampleSource& source, int64_t samples, int64_t co
       skill_(tokens_.size()),
       weight_(tokens_.size()) {}
 
-double BatchLoader::load(const std::vector<int64_t>& samples) {
-  double nats = 0;
+void BatchLoader::load(const std::vector<int64_t>& samples, Totals& totals) {
   loaded_ = static_cast<int64_t>(samples.size());
   for (int64_t slot = 0; slot < loaded_; ++slot) {
-    nats += read(slot, samples[static_cast<size_t>(slot)]);
+    totals.add_nats(read(slot, samples[static_cast<size_t>(slot)]));
   }
   blank(loaded_);
-  return nats;
 }
 
 double BatchLoader::read(int64_t slot, int64_t sample) {
@@ -72,7 +70,7 @@ int64_t BatchLoader::grade_question(int64_t row, int64_t at, const int32_t* best
 }
 
 void BatchLoader::grade(int64_t first, int64_t count, const Tensor& best,
-                        std::vector<double>& asked, std::vector<double>& answered) const {
+                        std::vector<int64_t>& asked, std::vector<int64_t>& answered) const {
   for (int64_t i = 0; i < count; ++i) {
     const int32_t* predicted = best.as<int32_t>() + i * context_;
     for (int64_t t = 0; t < context_;) {

@@ -5,6 +5,7 @@
 
 #include "core/data/source.h"
 #include "core/model/model.h"
+#include "core/train/totals.h"
 
 namespace rwkv {
 
@@ -13,8 +14,8 @@ class BatchLoader {
   // Room for `samples` samples of `context` tokens.
   BatchLoader(const SampleSource&, int64_t samples, int64_t context);
 
-  // Reads samples into slots 0, 1, ...; returns the true nats of their targets (NaN: not known).
-  double load(const std::vector<int64_t>& samples);
+  // Reads samples into slots 0, 1, ...; adds the true nats of their targets (NaN: not known).
+  void load(const std::vector<int64_t>& samples, Totals& totals);
   // Slots [first, first + count) as a micro-batch of `rows` samples: those behind the last slot are
   // token 0 with weight zero.
   Batch batch(int64_t first, int64_t rows) const;
@@ -22,8 +23,8 @@ class BatchLoader {
 
   // Grades the predictions of slots [first, first + count): best (rows, T). Adds to asked and
   // answered, one number a skill.
-  void grade(int64_t first, int64_t count, const Tensor& best, std::vector<double>& asked,
-             std::vector<double>& answered) const;
+  void grade(int64_t first, int64_t count, const Tensor& best, std::vector<int64_t>& asked,
+             std::vector<int64_t>& answered) const;
 
   // Reads one sample into one slot; returns its nats.
   double read(int64_t slot, int64_t sample);

@@ -23,7 +23,7 @@ Totals Evaluator::run(const Pass& pass, const ParamStore& store, Workspace& ws, 
   const Share share = share_of(count, comm.size(), comm.rank());
   for (int64_t first = share.begin; first < share.end; first += micro_batch_) {
     const int64_t rows = std::min(micro_batch_, share.end - first);
-    for (int64_t i = 0; i < rows; ++i) totals.nats += loader_.read(i, first + i);
+    for (int64_t i = 0; i < rows; ++i) totals.add_nats(loader_.read(i, first + i));
     loader_.blank(rows);
     const Batch batch = loader_.batch(0, micro_batch_);
     model_.reset(ws);
@@ -56,8 +56,8 @@ std::vector<std::string> skill_lines(const Totals& totals, const SampleSource& s
   std::vector<std::string> lines;
   for (size_t i = 0; i < names.size(); ++i) {
     if (totals.asked[i] == 0) continue;  // the context is too short for a question
-    lines.push_back(fmt::format("{} {:.4f} of {:.0f} questions (chance {:.2f})", names[i],
-                                totals.answered[i] / totals.asked[i], totals.asked[i], chance[i]));
+    lines.push_back(fmt::format("{} {:.4f} of {} questions (chance {:.2f})", names[i],
+                                totals.answered_share(i), totals.asked[i], chance[i]));
   }
   return lines;
 }

@@ -37,8 +37,11 @@ Machine choose_machine(const Recipe& recipe, int local_ranks) {
   machine.threads = recipe.parallel.threads > 0 ? static_cast<int>(recipe.parallel.threads)
                                                 : std::min(available_cores(), fair);
   if (recipe.precision == "fp64") machine.threads = 1;  // the reference kernels run on one thread
-  machine.numerics =
-      fmt::format("{} {} {} fast", machine.ops->name, machine.ops->isa, machine.precision_name);
+  const bool exact = recipe.parallel.reduction != "fast";
+  machine.leaf = exact ? recipe.parallel.leaf : 0;
+  machine.numerics = fmt::format("{} {} {} {}", machine.ops->name, machine.ops->isa,
+                                 machine.precision_name,
+                                 exact ? fmt::format("exact leaf {}", machine.leaf) : "fast");
   return machine;
 }
 

@@ -20,6 +20,7 @@ struct Machine {
   std::string precision_name;  // what is really computed: "bf16", "fp32", "fp64"
   int threads = 1;
   std::string note;
+  int64_t leaf = 0;      // parallel.leaf under exact reduction; 0: fast
   std::string numerics;  // id of everything that the bits of a result depend on
 };
 // local_ranks: ranks on this host, which share its cores.

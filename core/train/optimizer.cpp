@@ -9,7 +9,7 @@ double Optimizer::norm(const Pass& pass, double scale) const {
   double total = 0;
   for (size_t i = 0; i < store_.size(); ++i) {
     double squares = 0;
-    pass.ops.sum_squares(pass.stream, {store_.grad(i), view_of(&squares, {1})});
+    pass.ops.sum_squares(pass.stream, {store_.grad(i), view_of(&squares, {1}), store_.grad_unit(i)});
     total += squares;
   }
   return std::sqrt(total) * scale;
@@ -27,6 +27,7 @@ void Optimizer::step(const Pass& pass, double lr, int64_t update, double norm, d
                                  .v = flat(store_.moment2(i)),
                                  .grad = flat(store_.grad(i)),
                                  .compute = copy.empty() ? Tensor{} : flat(copy),
+                                 .grad_unit = store_.grad_unit(i),
                                  .grad_scale = scale * clip,
                                  .lr = lr * spec.lr_scale,
                                  .decay = spec.decay ? config_.weight_decay : 0,

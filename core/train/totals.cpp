@@ -1,35 +1,58 @@
 #include "core/train/totals.h"
 
+#include <algorithm>
+
 namespace rwkv {
+namespace {
+
+// Calls visit(whole range) for everything that is added up, in an order of its own.
+template <class Visit>
+void each_part(const Visit& visit, std::initializer_list<OrderFreeSum*> sums, int64_t& stop,
+               std::vector<int64_t>& asked, std::vector<int64_t>& answered) {
+  for (OrderFreeSum* sum : sums) {
+    for (int64_t& part : sum->parts()) visit(part);
+  }
+  visit(stop);
+  for (int64_t& n : asked) visit(n);
+  for (int64_t& n : answered) visit(n);
+}
+
+}  // namespace
 
 void Totals::add(const Tensor& losses, const ConstTensor& weights) {
   const float* w = weights.as<float>();
   const bool wide = losses.dtype == DType::kF64;
-  for (int64_t i = 0; i < weights.elements(); ++i) {
-    if (w[i] == 0) continue;  // padding may hold anything
-    const double token_nats =
-        wide ? losses.as<double>()[i] : static_cast<double>(losses.as<float>()[i]);
-    loss += static_cast<double>(w[i]) * token_nats;
-    weight += static_cast<double>(w[i]);
+  const int64_t tokens = weights.shape[weights.shape.rank - 1];
+  for (int64_t first = 0; first < weights.elements(); first += tokens) {
+    double nats = 0, weight = 0;
+    for (int64_t i = first; i < first + tokens; ++i) {
+      if (w[i] == 0) continue;  // padding may hold anything
+      const double token_nats =
+          wide ? losses.as<double>()[i] : static_cast<double>(losses.as<float>()[i]);
+      nats += static_cast<double>(w[i]) * token_nats;
+      weight += static_cast<double>(w[i]);
+    }
+    loss_.add(nats);
+    weight_.add(weight);
   }
+}
+
+void Totals::clear() {
+  each_part([](int64_t& part) { part = 0; }, {&loss_, &weight_, &nats_}, stop, asked, answered);
 }
 
 void Totals::reduce(Communicator& comm) {
   if (comm.size() == 1) return;
-  packed_ = {loss, weight, nats, stop};
-  packed_.insert(packed_.end(), asked.begin(), asked.end());
-  packed_.insert(packed_.end(), answered.begin(), answered.end());
+  packed_.clear();
+  each_part([&](int64_t& part) { packed_.push_back(part); }, {&loss_, &weight_, &nats_}, stop,
+            asked, answered);
   Stream stream;
   comm.all_reduce(view_of(packed_.data(), {static_cast<int64_t>(packed_.size())}), Reduce::kSum,
                   stream)
       ->wait();
-  loss = packed_[0];
-  weight = packed_[1];
-  nats = packed_[2];
-  stop = packed_[3];
-  const auto skills = static_cast<std::ptrdiff_t>(asked.size());
-  std::copy(packed_.begin() + 4, packed_.begin() + 4 + skills, asked.begin());
-  std::copy(packed_.begin() + 4 + skills, packed_.end(), answered.begin());
+  auto next = packed_.begin();
+  each_part([&](int64_t& part) { part = *next++; }, {&loss_, &weight_, &nats_}, stop, asked,
+            answered);
 }
 
 }  // namespace rwkv

@@ -1,6 +1,7 @@
 #include "core/train/trainer.h"
 
 #include <chrono>
+#include <cmath>
 
 #include "core/data/tokenizer.h"
 #include "core/io/weight_file.h"
@@ -19,27 +20,27 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
     : recipe_(recipe),
       machine_(machine),
       ranks_(ranks),
-      pass_{{machine.threads}, *machine.ops},
+      pass_{{machine.threads}, *machine.ops, machine.leaf},
       share_(share_of(recipe.train.batch, ranks.size(), ranks.rank())),
       micro_batch_(plan_micro_batch(recipe, share_.count())),
-      plan_(plan_step(share_.count(), micro_batch_)),
+      plan_(plan_step(share_.count(), micro_batch_, machine.leaf > 0)),
       totals_(0) {
   model_ = std::make_unique<Model>(complete_model(recipe));
   source_ = make_train_source(recipe, model_->config().vocab);
   validation_ = make_validation_source(recipe, model_->config().vocab);
   sampler_ = make_sampler(recipe, *source_);
-  store_ = std::make_unique<ParamStore>(model_->params(), machine.precision, true);
+  store_ = std::make_unique<ParamStore>(model_->params(), machine.precision, true, machine.leaf > 0);
   workspace_ = std::make_unique<Workspace>(
       *model_, ModelPlan{machine.precision, micro_batch_, recipe.train.context, machine.threads,
-                         true, recipe.train.recompute == "block"});
+                         true, recipe.train.recompute == "block", machine.leaf});
   const int64_t passes = (share_.count() + micro_batch_ - 1) / micro_batch_;
   loader_ = std::make_unique<BatchLoader>(*source_, passes * micro_batch_, recipe.train.context);
   optimizer_ = std::make_unique<Optimizer>(recipe.optimizer, *store_);
-  sync_ = make_grad_sync("fast", ranks);
   if (validation_ != nullptr) {
     evaluator_ =
         std::make_unique<Evaluator>(*model_, *validation_, micro_batch_, recipe.train.context);
   }
+  scales_.resize(store_->size());
   samples_.resize(static_cast<size_t>(share_.count()));
   skills_ = source_->skills();
   totals_ = Totals(skills_.size());
@@ -59,11 +60,9 @@ void Trainer::load_batch(int64_t step) {
   for (int64_t i = 0; i < share_.count(); ++i) {
     samples_[static_cast<size_t>(i)] = sampler_->sample(step, share_.begin + i);
   }
-  totals_.loss = totals_.weight = 0;
-  totals_.nats = loader_->load(samples_);
+  totals_.clear();
+  loader_->load(samples_, totals_);
   totals_.stop = stop_flag_ != nullptr && *stop_flag_ != 0 ? 1 : 0;
-  std::fill(totals_.asked.begin(), totals_.asked.end(), 0.0);
-  std::fill(totals_.answered.begin(), totals_.answered.end(), 0.0);
 }
 
 // The interpreter of a step's plan.
@@ -71,10 +70,17 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
   const auto start = std::chrono::steady_clock::now();
   load_batch(step);
   store_->zero_gradients();
-  for (const Action& action : plan_) {
+  for (size_t next = 0; next < plan_.size(); ++next) {
+    const Action& action = plan_[next];
     switch (action.phase) {
       case Phase::kForwardBackward:
         forward_backward(action);
+        break;
+      case Phase::kScale:
+        if (scales_fit(step)) break;
+        load_batch(step);
+        store_->zero_gradients();
+        next = static_cast<size_t>(-1);  // from the first action
         break;
       case Phase::kReduce:
         reduce();
@@ -91,12 +97,12 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
   row.seconds = seconds.count();
   row.tokens_per_s = static_cast<double>(tokens_a_step()) / row.seconds;
   row.floor.reset();
-  if (std::isfinite(totals_.nats)) row.floor = totals_.floor();
+  if (std::isfinite(totals_.nats())) row.floor = totals_.floor();
   row.skills.clear();
   row.skills.reserve(skills_.size());
   for (size_t i = 0; i < skills_.size(); ++i) {
     if (totals_.asked[i] > 0) {
-      row.skills.emplace_back(skills_[i], totals_.answered[i] / totals_.asked[i]);
+      row.skills.emplace_back(skills_[i], totals_.answered_share(i));
     }
   }
   return totals_.stop > 0;
@@ -112,23 +118,49 @@ void Trainer::forward_backward(const Action& action) {
   }
 }
 
+// Exact sums are good when the largest term of any rank fits the scale of its parameter. The scales
+// of the next step follow from this step's largest terms, which do not depend on the scales.
+bool Trainer::scales_fit(int64_t step) {
+  const Tensor peaks = store_->peaks();
+  Stream stream = pass_.stream;
+  if (ranks_.size() > 1) ranks_.all_reduce(peaks, Reduce::kMax, stream)->wait();
+  const int64_t leaves = recipe_.train.batch *
+                         ((recipe_.train.context + machine_.leaf - 1) / machine_.leaf);
+  bool fit = true;
+  for (size_t i = 0; i < store_->size(); ++i) {
+    const double peak = magnitude_from_bits(peaks.as<int64_t>()[i]);
+    if (!std::isfinite(peak)) throw_not_finite(step, peak);
+    const int64_t terms = i == 0 ? tokens_a_step() : leaves;  // an embedded token is a term
+    fit = fit && fits(peak, store_->params(i, 1)[0].grad.scale, terms);
+    scales_[i] = scale_for(peak, terms);
+  }
+  if (fit) return true;
+  store_->set_scales(scales_);
+  ++repeated_;
+  return false;
+}
+
+void Trainer::throw_not_finite(int64_t step, double norm) const {
+  throw Error("step " + std::to_string(step + 1) + ": loss " + std::to_string(totals_.mean_loss()) +
+              ", gradient norm " + std::to_string(norm) +
+              ": not finite; nothing was updated (lower optimizer.lr, or look at the data)");
+}
+
 void Trainer::reduce() {
   totals_.reduce(ranks_);
-  sync_->reduce(store_->all_gradients(), pass_.stream);
+  sum_gradients(store_->all_gradients(), ranks_, pass_.stream);
 }
 
 // Gradients are sums over tokens until here; the mean over the job's tokens is part of the scale.
 void Trainer::update(int64_t step, StepRow& row) {
-  const double scale = 1.0 / totals_.weight;
+  const double scale = 1.0 / totals_.weight();
   row.lr = learning_rate(recipe_.optimizer, step, recipe_.train.steps);
   row.grad_norm = optimizer_->norm(pass_, scale);
-  if (!std::isfinite(row.grad_norm) || !std::isfinite(totals_.loss)) {
-    throw Error("step " + std::to_string(step + 1) + ": loss " +
-                std::to_string(totals_.mean_loss()) + ", gradient norm " +
-                std::to_string(row.grad_norm) +
-                ": not finite; nothing was updated (lower optimizer.lr, or look at the data)");
+  if (!std::isfinite(row.grad_norm) || !std::isfinite(totals_.loss())) {
+    throw_not_finite(step, row.grad_norm);
   }
   optimizer_->step(pass_, row.lr, step + 1, row.grad_norm, scale);
+  if (store_->exact()) store_->set_scales(scales_);
 }
 
 std::optional<Totals> Trainer::evaluate() {

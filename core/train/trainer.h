@@ -31,6 +31,9 @@ class Trainer {
   // One update; `step` is 0-based. Fills `row`. Collective. Returns true when a rank was asked to
   // stop.
   bool train_step(int64_t step, StepRow& row);
+  // Passes over a batch that were thrown away because a term of an exact sum did not fit, since
+  // this object was made: a run's first step is one.
+  int64_t repeated_passes() const { return repeated_; }
   // Held-out loss; nullopt when there is no validation data. Collective.
   std::optional<Totals> evaluate();
 
@@ -52,6 +55,8 @@ class Trainer {
 
  private:
   void forward_backward(const Action&);
+  bool scales_fit(int64_t step);
+  [[noreturn]] void throw_not_finite(int64_t step, double norm) const;
   void reduce();
   void update(int64_t step, StepRow& row);
   void load_batch(int64_t step);
@@ -71,10 +76,11 @@ class Trainer {
   std::unique_ptr<Workspace> workspace_;
   std::unique_ptr<BatchLoader> loader_;
   std::unique_ptr<Optimizer> optimizer_;
-  std::unique_ptr<GradSync> sync_;
   std::unique_ptr<Evaluator> evaluator_;
   std::vector<std::string> skills_;
   Totals totals_;
+  std::vector<double> scales_;  // those of the next step
+  int64_t repeated_ = 0;
   const volatile int* stop_flag_ = nullptr;
 };
 

@@ -128,7 +128,7 @@ void Run::evaluate_into(StepRow& row) {
   held_out_ = trainer_.evaluate();
   if (!held_out_) return;
   row.eval_loss = held_out_->mean_loss();
-  if (std::isfinite(held_out_->nats)) row.eval_floor = held_out_->floor();
+  if (std::isfinite(held_out_->nats())) row.eval_floor = held_out_->floor();
 }
 
 void Run::log(const StepRow& row) {
@@ -183,7 +183,7 @@ std::string Run::unsaved_line() const {
 std::vector<std::string> Run::held_out_lines() const {
   if (!held_out_) return {};
   std::string loss = fmt::format("held-out loss {:.4f}", held_out_->mean_loss());
-  if (std::isfinite(held_out_->nats)) {
+  if (std::isfinite(held_out_->nats())) {
     loss += fmt::format(" · entropy floor {:.4f} · {:.2f}% of (ln V - floor) above it",
                         held_out_->floor(),
                         percent_above_floor(*held_out_, trainer_.model().config().vocab));
@@ -200,7 +200,7 @@ void Run::finish(const StepRow& last) {
   Summary end;
   end.rows = rows_;
   end.skills = table_.skills;
-  if (held_out_ && std::isfinite(held_out_->nats)) end.floor = held_out_->floor();
+  if (held_out_ && std::isfinite(held_out_->nats())) end.floor = held_out_->floor();
   const auto tokenizer = make_tokenizer(recipe().data.tokenizer);
   if (tokenizer->vocab() <= trainer_.model().config().vocab) {
     const std::string prompt = trainer_.source().prompt();

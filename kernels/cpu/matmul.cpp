@@ -10,8 +10,9 @@
 namespace rwkv::cpu {
 namespace {
 
-constexpr int64_t kRows = 256;   // rows of c a call
-constexpr int64_t kDepth = 512;  // rows summed a call where tokens are summed over (trans_a)
+constexpr int64_t kRows = 256;     // rows of c a call
+constexpr int64_t kColumns = 512;  // columns of a weight's gradient a call, in fixed point
+constexpr int64_t kDepth = 512;    // rows summed a call where tokens are summed over (trans_a)
 
 using Type = dnnl::memory::data_type;
 
@@ -97,6 +98,42 @@ void run_call(const Call& call, const std::byte* a, const std::byte* b, std::byt
   library.run(call, a, b, c);
 }
 
+// Blocks of at most kRows rows that keep to the leaves. Row 0 may lie inside a sequence, at the
+// start of a leaf; blocks are numbered from that sequence's start.
+class RowBlocks {
+ public:
+  RowBlocks(const Leaves& leaves, int64_t rows) : leaves_(leaves), rows_(rows) {
+    if (leaves.leaf == 0) leaves_ = {rows, rows, 0};
+    leaves_.leaf = std::min(leaves_.leaf, leaves_.tokens);
+    a_leaf_ = (leaves_.leaf + kRows - 1) / kRows;
+    const int64_t rest = leaves_.tokens % leaves_.leaf;
+    a_sequence_ = leaves_.tokens / leaves_.leaf * a_leaf_ + (rest + kRows - 1) / kRows;
+    begin_ = number(leaves_.first);
+    end_ = number(leaves_.first + rows);
+  }
+  int64_t begin() const { return begin_; }
+  int64_t end() const { return end_; }
+  // First row of block i and of the one behind it.
+  int64_t row(int64_t i) const {
+    const int64_t in_sequence = i % a_sequence_, leaf = in_sequence / a_leaf_;
+    return i / a_sequence_ * leaves_.tokens + leaf * leaves_.leaf + in_sequence % a_leaf_ * kRows -
+           leaves_.first;
+  }
+  int64_t behind(int64_t i) const { return std::min(row(i + 1), rows_); }
+
+ private:
+  // The block that starts at this place, counted from the sequence's start, or the one behind the
+  // last, which may be cut short.
+  int64_t number(int64_t place) const {
+    const int64_t in_sequence = place % leaves_.tokens, in_leaf = in_sequence % leaves_.leaf;
+    return place / leaves_.tokens * a_sequence_ + in_sequence / leaves_.leaf * a_leaf_ +
+           (in_leaf + kRows - 1) / kRows;
+  }
+
+  Leaves leaves_;
+  int64_t rows_, a_leaf_ = 1, a_sequence_ = 1, begin_ = 0, end_ = 0;
+};
+
 // c rows [first, first + m).
 void run_rows(const Matmul& op, int64_t first, int64_t m) {
   const int64_t all_rows = op.c.shape[0], n = op.c.shape[1];
@@ -118,10 +155,49 @@ void run_rows(const Matmul& op, int64_t first, int64_t m) {
 void matmul(const Stream& stream, const Matmul& op) {
   require(!op.trans_a || op.c.dtype == DType::kF32,
           "sums over tokens go to float32 results");  // partial sums are rounded between blocks
-  const int64_t rows = op.c.shape[0], blocks = (rows + kRows - 1) / kRows;
+  if (op.c.shape[0] == 0) return;
+  const RowBlocks blocks(op.trans_a ? Leaves{} : op.leaves, op.c.shape[0]);
 #pragma omp parallel for schedule(static) num_threads(stream.threads)
-  for (int64_t i = 0; i < blocks; ++i) {
-    run_rows(op, i * kRows, std::min(kRows, rows - i * kRows));
+  for (int64_t i = blocks.begin(); i < blocks.end(); ++i) {
+    run_rows(op, blocks.row(i), blocks.behind(i) - blocks.row(i));
+  }
+}
+
+namespace {
+
+// Elements [row, row + m) x [column, column + n) of a weight's gradient, leaf by leaf: a partial
+// stays in the core's own cache until it is added.
+void run_leaves(const WeightGradient& op, int64_t row, int64_t column, int64_t m, int64_t n,
+                AddBlock add) {
+  thread_local std::vector<float> partial(static_cast<size_t>(kRows * kColumns));
+  const int64_t rows = op.left.shape[0], lda = op.left.shape[1], ldb = op.right.shape[1];
+  const int64_t size = bytes_of(op.left.dtype);
+  for (int64_t begin = 0; begin < rows;) {
+    const int64_t end = op.leaves.end(begin, rows);
+    for (int64_t from = begin; from < end; from += kDepth) {
+      const Call call{m, n, std::min(kDepth, end - from), lda, ldb, n, true, false, from > begin,
+                      op.left.dtype, DType::kF32};
+      run_call(call, op.left.data + (from * lda + row) * size,
+               op.right.data + (from * ldb + column) * size,
+               reinterpret_cast<std::byte*>(partial.data()));
+    }
+    add(op.to, row * ldb + column, ldb, partial.data(), m, n);
+    begin = end;
+  }
+}
+
+}  // namespace
+
+void weight_gradient(const Stream& stream, const WeightGradient& op, AddBlock add) {
+  if (!op.to.fixed()) {
+    return matmul(stream, {.a = op.left, .b = op.right, .c = op.to.sum, .trans_a = true, .beta = 1});
+  }
+  const int64_t m = op.left.shape[1], n = op.right.shape[1];
+  const int64_t across = (n + kColumns - 1) / kColumns, down = (m + kRows - 1) / kRows;
+#pragma omp parallel for schedule(static) num_threads(stream.threads)
+  for (int64_t i = 0; i < down * across; ++i) {
+    const int64_t row = i / across * kRows, column = i % across * kColumns;
+    run_leaves(op, row, column, std::min(kRows, m - row), std::min(kColumns, n - column), add);
   }
 }
 

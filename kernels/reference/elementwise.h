@@ -60,7 +60,10 @@ template <class S>
 void sum_squares(const Stream&, const SumSquares& op) {
   const S* x = op.x.as<S>();
   double sum = 0;
-  for (int64_t i = 0; i < op.x.elements(); ++i) sum += real_part(x[i]) * real_part(x[i]);
+  for (int64_t i = 0; i < op.x.elements(); ++i) {
+    const double value = static_cast<double>(x[i]) * op.unit;
+    sum += value * value;
+  }
   op.result.as<double>()[0] = sum;
 }
 

@@ -3,6 +3,7 @@
 #include "core/base/stream.h"
 #include "kernels/embedding.h"
 #include "kernels/reference/scalar.h"
+#include "kernels/reference/token_sum.h"
 
 namespace rwkv::reference {
 
@@ -19,12 +20,13 @@ void embedding_forward(const Stream&, const EmbeddingForward& op) {
 
 template <class S>
 void embedding_backward(const Stream&, const EmbeddingBackward& op) {
-  const int64_t rows = op.tokens.elements(), width = op.dtable.shape[1];
+  const int64_t rows = op.tokens.elements(), width = op.dtable.sum.shape[1];
   const int32_t* tokens = op.tokens.as<int32_t>();
   const S* dout = op.dout.as<S>();
-  S* dtable = op.dtable.as<S>();
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < width; ++c) dtable[tokens[r] * width + c] += dout[r * width + c];
+    for (int64_t c = 0; c < width; ++c) {
+      add_partial(op.dtable, tokens[r] * width + c, dout[r * width + c]);
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 #include "core/base/stream.h"
 #include "kernels/matmul.h"
 #include "kernels/reference/scalar.h"
+#include "kernels/reference/token_sum.h"
 
 namespace rwkv::reference {
 
@@ -21,6 +22,22 @@ void matmul(const Stream&, const Matmul& op) {
             (op.trans_a ? a[l * m + i] : a[i * k + l]) * (op.trans_b ? b[j * k + l] : b[l * n + j]);
       }
       c[i * n + j] = op.beta == 0 ? sum : c[i * n + j] + sum;
+    }
+  }
+}
+
+template <class S>
+void weight_gradient(const Stream&, const WeightGradient& op) {
+  const int64_t rows = op.left.shape[0], m = op.left.shape[1], n = op.right.shape[1];
+  const S *left = op.left.as<S>(), *right = op.right.as<S>();
+  for (int64_t begin = 0; begin < rows; begin = op.leaves.end(begin, rows)) {
+    const int64_t end = op.leaves.end(begin, rows);
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        S sum = 0;
+        for (int64_t r = begin; r < end; ++r) sum += left[r * m + i] * right[r * n + j];
+        add_partial(op.to, i * n + j, sum);
+      }
     }
   }
 }

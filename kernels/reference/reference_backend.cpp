@@ -51,14 +51,20 @@ Backend make_table() {
   t.f64 = true;
   t.matmul = by_type<Matmul, [](const Matmul& op) { return op.a.dtype; }, ref::matmul<double>,
                      ref::matmul<float>>;
+  t.weight_gradient =
+      by_type<WeightGradient, [](const WeightGradient& op) { return op.left.dtype; },
+              ref::weight_gradient<double>, ref::weight_gradient<float>>;
   t.activation_forward = by_type<ActivationForward, kOfX<ActivationForward>,
                                  ref::activation_forward<double>, ref::activation_forward<float>>;
   t.activation_backward =
       by_type<ActivationBackward, kOfX<ActivationBackward>, ref::activation_backward<double>,
               ref::activation_backward<float>>;
   t.cast = cast_any;
-  t.sum_squares =
-      by_type<SumSquares, kOfX<SumSquares>, ref::sum_squares<double>, ref::sum_squares<float>>;
+  t.sum_squares = [](const Stream& stream, const SumSquares& op) {
+    if (op.x.dtype == DType::kI64) return ref::sum_squares<int64_t>(stream, op);
+    by_type<SumSquares, kOfX<SumSquares>, ref::sum_squares<double>, ref::sum_squares<float>>(stream,
+                                                                                             op);
+  };
   t.embedding_forward =
       by_type<EmbeddingForward, [](const EmbeddingForward& op) { return op.out.dtype; },
               ref::embedding_forward<double>, ref::embedding_forward<float>>;

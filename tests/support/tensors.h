@@ -63,6 +63,9 @@ inline std::vector<double> doubles(const ConstTensor& t) {
       case DType::kI32:
         out[i] = t.as<int32_t>()[i];
         break;
+      case DType::kI64:
+        out[i] = static_cast<double>(t.as<int64_t>()[i]);
+        break;
       default:
         throw Error("doubles(): unexpected type");
     }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/adamw.h"
+#include "kernels/cpu/isa/token_sum.h"
 #include "kernels/cpu/isa/vector.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
@@ -88,8 +89,9 @@ inline void cast(const Stream& stream, const Cast& op) {
 
 // Blocks of a fixed size are added up in double, so that neither threads nor the length of the
 // vector registers change more than the last bits of a block.
-inline void sum_squares(const Stream&, const SumSquares& op) {
-  const float* x = op.x.as<float>();
+template <class T>
+void sum_squares_of(const SumSquares& op) {
+  const T* x = op.x.as<T>();
   double total = 0;
   const int64_t count = op.x.elements();
   for (int64_t begin = 0; begin < count; begin += kElementBlock) {
@@ -97,11 +99,16 @@ inline void sum_squares(const Stream&, const SumSquares& op) {
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = begin; i < end; ++i) {
-      sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+      const double value = static_cast<double>(x[i]) * op.unit;
+      sum += value * value;
     }
     total += sum;
   }
   op.result.as<double>()[0] = total;
+}
+
+inline void sum_squares(const Stream&, const SumSquares& op) {
+  op.x.dtype == DType::kI64 ? sum_squares_of<int64_t>(op) : sum_squares_of<float>(op);
 }
 
 template <class T>
@@ -121,25 +128,23 @@ void embedding_forward(const Stream& stream, const EmbeddingForward& op) {
 
 template <class T>
 void embedding_backward(const Stream& stream, const EmbeddingBackward& op) {
-  const int64_t width = op.dtable.shape[1], rows = op.tokens.elements();
+  const int64_t width = op.dtable.sum.shape[1], rows = op.tokens.elements();
   const int32_t* tokens = op.tokens.as<int32_t>();
   const T* dout = op.dout.as<T>();
-  float* dtable = op.dtable.as<float>();
-  for_blocks(stream, width, kColumnBlock, [=](int64_t begin, int64_t end) {
+  for_blocks(stream, width, kColumnBlock, [&](int64_t begin, int64_t end) {
     for (int64_t r = 0; r < rows; ++r) {
-      float* row = dtable + tokens[r] * width;
-#pragma omp simd
-      for (int64_t c = begin; c < end; ++c) row[c] += load(dout[r * width + c]);
+      add_partials(op.dtable, tokens[r] * width + begin, dout + r * width + begin, end - begin);
     }
   });
 }
 
 // One pass over the parameter. `compute` of type T receives the new value; nullptr: no copy is
 // kept.
-template <class T>
+template <class T, class G>
 void adamw_as(const Stream& stream, const AdamW& op, T* compute) {
   float *p = op.master.as<float>(), *m = op.m.as<float>(), *v = op.v.as<float>();
-  const float* grad = op.grad.as<float>();
+  const G* grad = op.grad.as<G>();
+  const double unit = op.grad_unit;
   const auto scale = static_cast<float>(op.grad_scale);
   const auto beta1 = static_cast<float>(op.beta1), beta2 = static_cast<float>(op.beta2);
   const auto rest1 = static_cast<float>(1 - op.beta1), rest2 = static_cast<float>(1 - op.beta2);
@@ -149,7 +154,12 @@ void adamw_as(const Stream& stream, const AdamW& op, T* compute) {
   for_blocks(stream, op.master.elements(), kElementBlock, [=](int64_t begin, int64_t end) {
 #pragma omp simd
     for (int64_t i = begin; i < end; ++i) {
-      const float g = grad[i] * scale;
+      float g;
+      if constexpr (std::is_same_v<G, float>) {
+        g = grad[i] * scale;
+      } else {
+        g = static_cast<float>(static_cast<double>(grad[i]) * unit) * scale;
+      }
       const float m_new = beta1 * m[i] + rest1 * g;
       const float v_new = beta2 * v[i] + rest2 * g * g;
       const float p_new = p[i] * keep - rate * m_new / (std::sqrt(v_new * inverse2) + eps);
@@ -165,10 +175,13 @@ void adamw_as(const Stream& stream, const AdamW& op, T* compute) {
 }
 
 inline void adamw(const Stream& stream, const AdamW& op) {
-  if (!op.compute.empty() && op.compute.dtype == DType::kBF16) {
-    return adamw_as<bf16>(stream, op, op.compute.as<bf16>());
+  const bool half = !op.compute.empty() && op.compute.dtype == DType::kBF16;
+  if (op.grad.dtype == DType::kI64) {
+    if (half) return adamw_as<bf16, int64_t>(stream, op, op.compute.as<bf16>());
+    return adamw_as<float, int64_t>(stream, op, op.compute.as<float>());
   }
-  adamw_as<float>(stream, op, op.compute.as<float>());
+  if (half) return adamw_as<bf16, float>(stream, op, op.compute.as<bf16>());
+  adamw_as<float, float>(stream, op, op.compute.as<float>());
 }
 
 }  // namespace rwkv::cpu::RWKV_ISA

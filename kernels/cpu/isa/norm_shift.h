@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 
+#include "kernels/cpu/isa/token_sum.h"
 #include "kernels/cpu/isa/vector.h"
 #include "kernels/layer_norm.h"
 #include "kernels/token_shift.h"
@@ -49,17 +50,22 @@ void layer_norm_backward(const Stream& stream, const LayerNormBackward& op) {
   const float *weight = op.weight.as<float>(), *means = op.mean.as<float>();
   const float* rstds = op.rstd.as<float>();
   T* dx = op.dx.as<T>();
-  float *dweight = op.dweight.as<float>(), *dbias = op.dbias.as<float>();
   const float inverse = 1.0f / static_cast<float>(width);
-  for_blocks(stream, width, kColumnBlock, [=](int64_t begin, int64_t end) {
-    for (int64_t r = 0; r < rows; ++r) {
-      const float mean = means[r], rstd = rstds[r];
+  for_blocks(stream, width, kColumnBlock, [&](int64_t begin, int64_t end) {
+    for (int64_t r = 0; r < rows;) {
+      float dweight[kColumnBlock] = {}, dbias[kColumnBlock] = {};
+      for (const int64_t behind = op.leaves.end(r, rows); r < behind; ++r) {
+        const float mean = means[r], rstd = rstds[r];
+        const T *row = x + r * width + begin, *g_row = dout + r * width + begin;
 #pragma omp simd
-      for (int64_t c = begin; c < end; ++c) {
-        const float g = load(dout[r * width + c]);
-        dweight[c] += g * ((load(x[r * width + c]) - mean) * rstd);
-        dbias[c] += g;
+        for (int64_t c = 0; c < end - begin; ++c) {
+          const float g = load(g_row[c]);
+          dweight[c] += g * ((load(row[c]) - mean) * rstd);
+          dbias[c] += g;
+        }
       }
+      add_partials(op.dweight, begin, dweight, end - begin);
+      add_partials(op.dbias, begin, dbias, end - begin);
     }
   });
   for_blocks(stream, rows, kRowBlock, [=](int64_t begin, int64_t end) {
@@ -138,6 +144,8 @@ void token_shift_mix_gradients(const TokenShiftBackward& op, int64_t begin, int6
   const T* u = op.u.as<T>();
   const float* halo = op.halo.as<float>();
   float difference[kColumnBlock];
+  float dmix[kMaxMixes][kColumnBlock] = {};
+  int64_t behind = op.leaves.end(0, rows);
   for (int64_t r = 0; r < rows; ++r) {
     const T* now = u + r * width;
     if (r % tokens == 0) {
@@ -151,11 +159,16 @@ void token_shift_mix_gradients(const TokenShiftBackward& op, int64_t begin, int6
     }
     for (int m = 0; m < op.mixes; ++m) {
       const auto j = static_cast<size_t>(m);
-      float* dmix = op.dmix[j].template as<float>();
-      const T* g = op.dout[j].template as<T>() + r * width;
+      const T* g = op.dout[j].template as<T>() + r * width + begin;
 #pragma omp simd
-      for (int64_t c = begin; c < end; ++c) dmix[c] += load(g[c]) * difference[c - begin];
+      for (int64_t c = 0; c < end - begin; ++c) dmix[m][c] += load(g[c]) * difference[c];
     }
+    if (r + 1 < behind) continue;
+    for (int m = 0; m < op.mixes; ++m) {
+      add_partials(op.dmix[static_cast<size_t>(m)], begin, dmix[m], end - begin);
+    }
+    std::memset(dmix, 0, sizeof dmix);
+    if (behind < rows) behind = op.leaves.end(behind, rows);
   }
 }
 

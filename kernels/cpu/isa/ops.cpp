@@ -5,6 +5,7 @@
 #include "kernels/cpu/isa/norm_shift.h"
 #include "kernels/cpu/isa/time_mix.h"
 #include "kernels/cpu/isa/wkv7.h"
+#include "kernels/cpu/matmul.h"
 
 namespace rwkv::cpu::RWKV_ISA {
 namespace {
@@ -29,9 +30,14 @@ void loss(const Stream& stream, const CrossEntropy& op) {
   half ? cross_entropy<bf16>(stream, op) : cross_entropy<float>(stream, op);
 }
 
+void weight_gradient(const Stream& stream, const WeightGradient& op) {
+  cpu::weight_gradient(stream, op, add_block);
+}
+
 }  // namespace
 
 void fill(Backend& t) {
+  t.weight_gradient = weight_gradient;
   t.activation_forward = by_type<ActivationForward, kOfX<ActivationForward>,
                                  activation_forward<float>, activation_forward<bf16>>;
   t.activation_backward = by_type<ActivationBackward, kOfX<ActivationBackward>,

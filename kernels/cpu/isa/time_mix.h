@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "kernels/cpu/isa/token_sum.h"
 #include "kernels/cpu/isa/vector.h"
 #include "kernels/time_mix.h"
 
@@ -72,7 +73,9 @@ void value_residual_backward(const TimeMixInBackward& op, int64_t head) {
   const T* dv = op.dv.as<T>();
   const float* v0 = op.v0.as<float>();
   T *dgate = op.dvalue_gate.as<T>(), *dvalue = op.dvalue.as<T>();
-  float *dfirst = op.dv_first.as<float>(), *dv0 = op.dv0.as<float>();
+  float* dfirst = op.dv_first.as<float>();
+  float dv0[kMaxHead] = {};
+  int64_t behind = op.leaves.end(0, rows);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t o = r * width + head;
     if (gate == nullptr) {
@@ -87,8 +90,12 @@ void value_residual_backward(const TimeMixInBackward& op, int64_t head) {
       store(dvalue[o + c], d * (1.0f - mix));
       dfirst[o + c] += d * mix;
       store(dgate[o + c], dmix);
-      dv0[head + c] += dmix;
+      dv0[c] += dmix;
     }
+    if (r + 1 < behind) continue;
+    add_partials(op.dv0, head, dv0, n);
+    std::memset(dv0, 0, sizeof dv0);
+    if (behind < rows) behind = op.leaves.end(behind, rows);
   }
 }
 
@@ -101,8 +108,8 @@ void key_backward(const TimeMixInBackward& op, int64_t head) {
   const float *a0 = op.a0.as<float>() + head, *k_k = op.k_k.as<float>() + head;
   const float *k_a = op.k_a.as<float>() + head, *dw_raw = op.dw_raw.as<float>();
   T *diclr = op.diclr.as<T>(), *dkey = op.dkey.as<T>();
-  float *dw0 = op.dw0.as<float>() + head, *da0 = op.da0.as<float>() + head;
-  float *dk_k = op.dk_k.as<float>() + head, *dk_a = op.dk_a.as<float>() + head;
+  float dw0[kMaxHead] = {}, da0[kMaxHead] = {}, dk_k[kMaxHead] = {}, dk_a[kMaxHead] = {};
+  int64_t behind = op.leaves.end(0, rows);
   float rates[kMaxHead], kappas[kMaxHead], dkappas[kMaxHead];
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t o = r * width + head;
@@ -129,6 +136,13 @@ void key_backward(const TimeMixInBackward& op, int64_t head) {
       dk_k[c] += dscaled * x;
       dk_a[c] += d * x * (rate - 1.0f);
     }
+    if (r + 1 < behind) continue;
+    add_partials(op.dw0, head, dw0, n);
+    add_partials(op.da0, head, da0, n);
+    add_partials(op.dk_k, head, dk_k, n);
+    add_partials(op.dk_a, head, dk_a, n);
+    for (float* sum : {dw0, da0, dk_k, dk_a}) std::memset(sum, 0, kMaxHead * sizeof(float));
+    if (behind < rows) behind = op.leaves.end(behind, rows);
   }
 }
 
@@ -192,8 +206,8 @@ void time_mix_out_backward_head(const TimeMixOutBackward& op, int64_t head) {
   const float* r_k = op.r_k.as<float>() + head;
   T *dy = op.dy.as<T>(), *dr = op.dr.as<T>(), *dk = op.dk.as<T>(), *dv = op.dv.as<T>();
   T* dg = op.dg.as<T>();
-  float *dweight = op.dln_weight.as<float>() + head, *dbias = op.dln_bias.as<float>() + head;
-  float* dr_k = op.dr_k.as<float>() + head;
+  float dweight[kMaxHead] = {}, dbias[kMaxHead] = {}, dr_k[kMaxHead] = {};
+  int64_t behind = op.leaves.end(0, rows);
   const float inverse = 1.0f / static_cast<float>(n);
   float normed[kMaxHead], through[kMaxHead];
   for (int64_t row = 0; row < rows; ++row) {
@@ -225,6 +239,12 @@ void time_mix_out_backward_head(const TimeMixOutBackward& op, int64_t head) {
       store(dk[o + c], dbonus * receptance * r_k[c]);
       dr_k[c] += dbonus * receptance * key;
     }
+    if (row + 1 < behind) continue;
+    add_partials(op.dln_weight, head, dweight, n);
+    add_partials(op.dln_bias, head, dbias, n);
+    add_partials(op.dr_k, head, dr_k, n);
+    for (float* sum : {dweight, dbias, dr_k}) std::memset(sum, 0, kMaxHead * sizeof(float));
+    if (behind < rows) behind = op.leaves.end(behind, rows);
   }
 }
 

@@ -80,7 +80,7 @@ TEST(PlanMicroBatch, FitsAboutEightThousandTokensEvenly) {
 TEST(PlanStep, CoversTheShareInOrderThenReducesAndUpdates) {
   for (int64_t share : {1, 2, 5, 6}) {
     for (int64_t micro : {1, 2, 3, 6}) {
-      const std::vector<Action> plan = plan_step(share, micro);
+      const std::vector<Action> plan = plan_step(share, micro, false);
       const auto passes = static_cast<size_t>((share + micro - 1) / micro);
       ASSERT_EQ(plan.size(), passes + 2);
       int64_t next = 0;

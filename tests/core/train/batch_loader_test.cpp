@@ -31,7 +31,9 @@ class BatchLoaderTest : public testing::Test {
 
 TEST_F(BatchLoaderTest, TargetsAreTheNextTokens) {
   BatchLoader loader(source_, 3, kContext);
-  EXPECT_EQ(loader.load({7, 2, 5}), 7.5 + 2.5 + 5.5);
+  Totals totals(2);
+  loader.load({7, 2, 5}, totals);
+  EXPECT_EQ(totals.nats(), 7.5 + 2.5 + 5.5);
   const Batch batch = loader.batch(0, 2);
   EXPECT_EQ(batch.tokens.shape, (Shape{2, kContext}));
   EXPECT_EQ(ints(batch.tokens),
@@ -45,8 +47,9 @@ TEST_F(BatchLoaderTest, TargetsAreTheNextTokens) {
 
 TEST_F(BatchLoaderTest, RowsBehindTheLastSampleWeighNothing) {
   BatchLoader loader(source_, 4, kContext);
-  loader.load({1, 2, 3, 4});
-  loader.load({5, 6, 7});  // one fewer than before: nothing of the last load may stay
+  Totals totals(2);
+  loader.load({1, 2, 3, 4}, totals);
+  loader.load({5, 6, 7}, totals);  // one fewer than before: nothing of the last load may stay
   const Batch batch = loader.batch(2, 2);
   EXPECT_EQ(ints(batch.tokens), (std::vector<int32_t>{7000, 7001, 7002, 7003, 0, 0, 0, 0}));
   EXPECT_EQ(ints(batch.targets), (std::vector<int32_t>{7001, 7002, 7003, 7004, 0, 0, 0, 0}));
@@ -62,21 +65,22 @@ TEST_F(BatchLoaderTest, ABatchBeyondItsRoomIsAnError) {
 // Sample: targets 0 and 1 are a question of skill 0, target 2 one of skill 1.
 TEST_F(BatchLoaderTest, AQuestionCountsWhenAllOfItsTargetsAreRight) {
   BatchLoader loader(source_, 4, kContext);
-  loader.load({1, 2, 3});
+  Totals totals(2);
+  loader.load({1, 2, 3}, totals);
   const std::vector<int32_t> none(kContext, -1);
   // Slot 0: all right. Slot 1: half of the first question. Slot 2: only the second question.
   std::vector<int32_t> best = {1001, 1002, 1003, 0, 2001, 9, 9, 9, 9, 9, 3003, 9, 0, 0, 0, 0};
-  std::vector<double> asked(2), answered(2);
+  std::vector<int64_t> asked(2), answered(2);
   loader.grade(0, 3, view_of(best.data(), {4, kContext}), asked, answered);
-  EXPECT_EQ(asked, (std::vector<double>{3, 3}));
-  EXPECT_EQ(answered, (std::vector<double>{1, 2}));
+  EXPECT_EQ(asked, (std::vector<int64_t>{3, 3}));
+  EXPECT_EQ(answered, (std::vector<int64_t>{1, 2}));
   // The empty slot asks nothing.
   loader.grade(3, 1, view_of(best.data(), {1, kContext}), asked, answered);
-  EXPECT_EQ(asked, (std::vector<double>{3, 3}));
+  EXPECT_EQ(asked, (std::vector<int64_t>{3, 3}));
   // Slots of a later micro-batch meet the first rows of `best`.
   std::vector<int32_t> later = {3001, 3002, 3003, 9};
   loader.grade(2, 1, view_of(later.data(), {1, kContext}), asked, answered);
-  EXPECT_EQ(answered, (std::vector<double>{2, 3}));
+  EXPECT_EQ(answered, (std::vector<int64_t>{2, 3}));
 }
 
 }  // namespace

@@ -58,9 +58,9 @@ TEST_F(EvaluatorTest, ReadsEachSampleOnceInOrder) {
       next += count;
     }
     EXPECT_EQ(next, 7);
-    EXPECT_EQ(totals.weight, 7 * kContext / 2);
-    EXPECT_EQ(totals.nats, 7 * 0.5 + 21);
-    EXPECT_EQ(totals.asked, (std::vector<double>{7, 7}));
+    EXPECT_EQ(totals.weight(), 7 * kContext / 2);
+    EXPECT_EQ(totals.nats(), 7 * 0.5 + 21);
+    EXPECT_EQ(totals.asked, (std::vector<int64_t>{7, 7}));
   }
 }
 
@@ -80,7 +80,7 @@ TEST_F(EvaluatorTest, BatchesAndRanksDoNotChangeTheLoss) {
       const Totals totals = run(comm, own, 7, 2);
       const std::lock_guard lock(mutex);
       EXPECT_NEAR(totals.mean_loss() / want.mean_loss(), 1, 1e-12) << ranks;
-      EXPECT_EQ(totals.weight, want.weight);
+      EXPECT_EQ(totals.weight(), want.weight());
       EXPECT_EQ(totals.asked, want.asked);
       EXPECT_EQ(totals.answered, want.answered);
     });

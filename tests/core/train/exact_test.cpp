@@ -1,0 +1,130 @@
+// parallel.reduction: exact. Losses, gradient norms and weights have the same bits for every number
+// of ranks, micro-batch and number of threads.
+#include <gtest/gtest.h>
+
+#include <mutex>
+#include <random>
+
+#include "tests/core/train/train_test_support.h"
+
+namespace rwkv {
+namespace {
+
+using namespace test;
+
+struct Layout {
+  int ranks = 1, threads = 1;
+  int64_t micro_batch = 0;  // 0: auto
+};
+
+std::string to_string(const Layout& layout) {
+  return std::to_string(layout.ranks) + " ranks, " + std::to_string(layout.threads) +
+         " threads, micro-batch " + std::to_string(layout.micro_batch);
+}
+
+struct Trained {
+  std::vector<double> losses, norms;  // a step
+  std::vector<double> scales;
+  double eval_loss = 0;
+  uint64_t hash = 0;  // of the weights
+  int64_t repeated = 0;
+};
+
+Trained train(const std::vector<std::string>& overrides, const Layout& layout, int64_t steps) {
+  std::vector<std::string> all = overrides;
+  all.push_back("train.micro_batch=" +
+                (layout.micro_batch == 0 ? std::string("auto") : std::to_string(layout.micro_batch)));
+  const Recipe recipe = small_recipe(all);
+  Trained result;
+  std::mutex mutex;
+  run_local(layout.ranks, [&](Communicator& comm) {
+    Machine machine = choose_machine(recipe, 1);
+    machine.threads = layout.threads;
+    Trainer trainer(recipe, machine, comm);
+    std::vector<double> losses, norms;
+    for (int64_t step = 0; step < steps; ++step) {
+      StepRow row;
+      trainer.train_step(step, row);
+      losses.push_back(row.loss);
+      norms.push_back(row.grad_norm);
+    }
+    const double eval_loss = trainer.evaluate()->mean_loss();
+    const uint64_t hash = trainer.store().hash();
+    const std::lock_guard lock(mutex);
+    if (comm.rank() == 0) {
+      result = {losses,    norms, trainer.store().scales(),
+                eval_loss, hash,  trainer.repeated_passes()};
+    } else {
+      EXPECT_EQ(losses, result.losses.empty() ? losses : result.losses);
+    }
+  });
+  return result;
+}
+
+void expect_same_bits(const Trained& a, const Trained& b, const Layout& layout) {
+  EXPECT_EQ(a.losses, b.losses) << to_string(layout);
+  EXPECT_EQ(a.norms, b.norms) << to_string(layout);
+  EXPECT_EQ(a.scales, b.scales) << to_string(layout);
+  EXPECT_EQ(a.eval_loss, b.eval_loss) << to_string(layout);
+  EXPECT_EQ(a.hash, b.hash) << to_string(layout);
+  EXPECT_EQ(a.repeated, b.repeated) << to_string(layout);
+}
+
+class Exact : public testing::TestWithParam<const char*> {
+ protected:
+  std::vector<std::string> with(std::vector<std::string> more) const {
+    more.push_back(std::string("precision=") + GetParam());
+    more.emplace_back("eval.batches=1");
+    return more;
+  }
+};
+
+TEST_P(Exact, EveryRankCountAndMicroBatch) {
+  // Contexts that are no leaf, several leaves and a part of one.
+  for (const char* leaf : {"512", "16", "7"}) {
+    const auto given = with({std::string("parallel.leaf=") + leaf});
+    const Trained want = train(given, {1, 1, 5}, 4);
+    EXPECT_GE(want.repeated, 1);
+    for (const Layout& layout : {Layout{1, 1, 1}, {1, 1, 2}, {2, 1, 0}, {3, 1, 1}, {5, 1, 0}}) {
+      expect_same_bits(train(given, layout, 4), want, layout);
+    }
+  }
+}
+
+TEST_P(Exact, TwentyRandomLayouts) {
+  std::mt19937 random(20);
+  const auto given = with({"train.batch=8", "train.context=40", "parallel.leaf=16"});
+  const Trained want = train(given, {}, 3);
+  const bool threads = std::string(GetParam()) != "fp64";  // the reference kernels have one
+  for (int i = 0; i < 20; ++i) {
+    const Layout layout{1 + static_cast<int>(random() % 8),
+                        threads ? 1 + static_cast<int>(random() % 3) : 1,
+                        static_cast<int64_t>(random() % 9)};
+    expect_same_bits(train(given, layout, 3), want, layout);
+  }
+}
+
+TEST_P(Exact, IsCloseToFast) {
+  const Trained exact = train(with({}), {}, 3);
+  const Trained fast = train(with({"parallel.reduction=fast"}), {}, 3);
+  const std::string precision = GetParam();
+  const double tolerance = precision == "fp64" ? 1e-11 : precision == "fp32" ? 1e-5 : 1e-2;
+  for (size_t i = 0; i < exact.losses.size(); ++i) {
+    EXPECT_NEAR(exact.losses[i], fast.losses[i], tolerance);
+    EXPECT_NEAR(exact.norms[i] / fast.norms[i], 1, 10 * tolerance);
+  }
+  EXPECT_EQ(fast.repeated, 0);
+}
+
+// What the tests above would see if sums were taken as they come.
+TEST(ExactCanary, FastSumsDoDependOnTheLayout) {
+  const std::vector<std::string> given = {"precision=fp32", "parallel.reduction=fast",
+                                          "eval.batches=1"};
+  EXPECT_NE(train(given, {1, 1, 5}, 4).hash, train(given, {3, 1, 1}, 4).hash);
+}
+
+INSTANTIATE_TEST_SUITE_P(Precisions, Exact, testing::Values("fp64", "fp32", "bf16"),
+                         [](const auto& precision) { return std::string(precision.param); });
+
+}  // namespace
+}  // namespace rwkv
