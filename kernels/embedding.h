@@ -12,8 +12,8 @@ struct EmbeddingForward {
   Tensor out;          // (R, C)
 };
 
-// dtable[token] += dout row, rows in order. In fixed point a row is a term of its own: no leaves are
-// needed.
+// dtable[token] += dout row, rows in order. In fixed point a row is a term of its own: no leaves
+// are needed.
 struct EmbeddingBackward {
   ConstTensor tokens;  // (R) i32
   ConstTensor dout;    // (R, C)

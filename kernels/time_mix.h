@@ -55,8 +55,8 @@ struct TimeMixOutBackward {
   ConstTensor r_k;                 // (H, N) acc
   int64_t head_size = 64;
   double eps = 64e-5;
-  ConstTensor dz;                     // (R, C)
-  Tensor dy, dr, dk, dv, dg;          // (R, C) overwritten; dg may be dz
+  ConstTensor dz;                       // (R, C)
+  Tensor dy, dr, dk, dv, dg;            // (R, C) overwritten; dg may be dz
   TokenSum dln_weight, dln_bias, dr_k;  // (C), (C), (H, N)
   Leaves leaves = {};
 };

@@ -9,9 +9,9 @@
 
 namespace rwkv {
 
-// Rows are tokens, sequence after sequence. A leaf is tokens [m leaf, (m + 1) leaf) of one sequence:
-// under `parallel.reduction: exact` every term of a sum over tokens and every call of a product has
-// the rows of one leaf, so that its bits do not depend on what else the pass holds.
+// Rows are tokens, sequence after sequence. A leaf is tokens [m leaf, (m + 1) leaf) of one
+// sequence: under `parallel.reduction: exact` every term of a sum over tokens and every call of a
+// product has the rows of one leaf, so that its bits do not depend on what else the pass holds.
 struct Leaves {
   int64_t tokens = 0;  // of a sequence
   int64_t leaf = 0;    // 0: all rows are one leaf, whatever sequences they belong to

@@ -24,8 +24,8 @@ struct CheckArguments {
 std::string memory_text(const Recipe& recipe, const Machine& machine, const Model& model,
                         const Share& share) {
   const int64_t micro = plan_micro_batch(recipe, share.count());
-  std::vector<Arena::Entry> entries = plan_param_store(
-      model.params(), machine.precision, true, machine.leaf > 0);
+  std::vector<Arena::Entry> entries =
+      plan_param_store(model.params(), machine.precision, true, machine.leaf > 0);
   const Workspace plan(model,
                        {machine.precision, micro, recipe.train.context, machine.threads, true,
                         recipe.train.recompute == "block", machine.leaf},
@@ -53,8 +53,9 @@ std::string plan_text(const Recipe& recipe, const Machine& machine, const Model&
   const double flops = flops_per_token(model.config());
   // A ring all-reduce sends 2 (D - 1) / D of the gradients; the step's totals are 8 numbers and
   // some.
-  const double sent = 2.0 * (mesh.data - 1) / mesh.data * parameters *
-                      static_cast<double>(machine.leaf > 0 ? 8 : bytes_of(machine.precision.accumulate));
+  const double sent =
+      2.0 * (mesh.data - 1) / mesh.data * parameters *
+      static_cast<double>(machine.leaf > 0 ? 8 : bytes_of(machine.precision.accumulate));
   std::string text = fmt::format("recipe   {}: valid\n", recipe.name);
   text += fmt::format("model    {} parameters, {:.4g} FLOPs a token (forward and backward)\n",
                       human_count(parameters), flops);

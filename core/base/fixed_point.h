@@ -3,8 +3,8 @@
 // A term p becomes the integer round(p * scale), scale a power of two, and integers are added
 // modulo 2^64. The scale is chosen from the largest term of an earlier pass, so that the largest
 // term has kPeakBits bits; up to 2^kTermBits a term is converted exactly as rounding says. A larger
-// one gives a wrong integer, not undefined behaviour: who sums keeps the largest |p| and looks at it
-// before the sum is used.
+// one gives a wrong integer, not undefined behaviour: who sums keeps the largest |p| and looks at
+// it before the sum is used.
 #pragma once
 
 #include <algorithm>
@@ -36,7 +36,8 @@ inline double magnitude_from_bits(int64_t bits) {
 
 // The most bits that `terms` terms may have each, so that their sum fits 63 bits.
 inline int term_bits(int64_t terms) {
-  const auto spare = static_cast<int>(std::bit_width(static_cast<uint64_t>(std::max<int64_t>(1, terms))));
+  const auto spare =
+      static_cast<int>(std::bit_width(static_cast<uint64_t>(std::max<int64_t>(1, terms))));
   return std::min(kTermBits, 62 - spare);
 }
 

@@ -13,16 +13,17 @@
 
 namespace rwkv {
 
-inline constexpr int64_t kCheckpointVersion = 1;
+inline constexpr int64_t kCheckpointVersion = 2;
 
 struct CheckpointInfo {
-  int64_t step = 0;           // updates done
-  int64_t tokens = 0;         // tokens trained on
-  std::string recipe;         // resolved YAML
-  std::string numerics;       // id of what computed it
-  std::string run_id;         // of the run folder, from its first step to its last; the same on all
-                              // ranks
-  uint64_t weights_hash = 0;  // ParamStore::hash(); filled by save_checkpoint()
+  int64_t step = 0;      // updates done
+  int64_t tokens = 0;    // tokens trained on
+  std::string recipe;    // resolved YAML
+  std::string numerics;  // id of what computed it
+  std::string run_id;    // of the run folder, from its first step to its last; the same on all
+                         // ranks
+  int64_t repeated_passes = 0;  // of the run so far: terms of exact sums that did not fit
+  uint64_t weights_hash = 0;    // ParamStore::hash(); filled by save_checkpoint()
 };
 
 // A new run_id: 16 random hexadecimal digits.
@@ -39,7 +40,8 @@ void save_checkpoint(const std::string& folder, const CheckpointInfo&, const Par
 // newer version.
 CheckpointInfo read_checkpoint_info(const std::string& step_folder);
 
-// Fills masters, and moments when the store trains and the flag says so. Every parameter must be
+// Fills masters, and moments and the scales of exact sums when the store trains and the flag says
+// so. Every parameter must be
 // there with its shape: InputError names the first that is not, or the first file that is damaged.
 // Any rank, not collective.
 void load_checkpoint(const std::string& step_folder, ParamStore&, bool moments);

@@ -156,10 +156,23 @@ void read_extents(const Hdf5File& file, CheckpointIndex& index, const std::strin
   check_tiling(index, where);
 }
 
+void read_scales(const Hdf5File& file, CheckpointIndex& index, const std::string& where) {
+  if (!file.has("scales")) return;
+  const auto count = static_cast<int64_t>(index.params.size());
+  if (!(file.shape_of("scales") == Shape{count}) || file.dtype_of("scales") != DType::kF64) {
+    throw InputError(fmt::format("{}: dataset 'scales' is not ({}) of f64", where, count));
+  }
+  index.scales.resize(index.params.size());
+  file.read("scales", view_of(index.scales.data(), {count}));
+}
+
 CheckpointInfo read_info(const Hdf5File& file, const std::string& where) {
   CheckpointInfo info;
   info.step = file.int_attribute("step");
   info.tokens = file.int_attribute("tokens");
+  if (file.has_attribute("repeated_passes")) {
+    info.repeated_passes = file.int_attribute("repeated_passes");
+  }
   info.recipe = file.text_attribute("recipe");
   info.numerics = file.text_attribute("numerics");
   info.run_id = file.text_attribute("run_id");
@@ -200,6 +213,7 @@ void write_index(const std::string& folder, const CheckpointIndex& index) {
   file.set_attribute("format_version", kCheckpointVersion);
   file.set_attribute("step", index.info.step);
   file.set_attribute("tokens", index.info.tokens);
+  file.set_attribute("repeated_passes", index.info.repeated_passes);
   file.set_attribute("recipe", index.info.recipe);
   file.set_attribute("numerics", index.info.numerics);
   file.set_attribute("run_id", index.info.run_id);
@@ -223,6 +237,9 @@ void write_index(const std::string& folder, const CheckpointIndex& index) {
   write_rows(file, "shapes", kShapeColumns, shapes);
   write_rows(file, "files", kFileColumns, files);
   write_rows(file, "extents", kExtentColumns, extents);
+  if (!index.scales.empty()) {
+    file.write("scales", view_of(index.scales.data(), {static_cast<int64_t>(index.scales.size())}));
+  }
   file.close();
   replace_file(folder + "/index.xxh3", hash_line(to_hex(digest_file(path).hash)));
 }
@@ -247,6 +264,7 @@ CheckpointIndex read_index(const std::string& step_folder) {
   index.moments = file.int_attribute("moments") != 0;
   read_params(file, index, where);
   read_extents(file, index, where);
+  read_scales(file, index, where);
   return index;
 }
 

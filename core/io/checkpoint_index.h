@@ -37,6 +37,7 @@ struct CheckpointIndex {
   CheckpointInfo info;
   DType dtype = DType::kF32;  // of all weights and moments
   bool moments = false;
+  std::vector<double> scales;  // of exact sums, one a parameter; empty: gradients were floats
   std::vector<std::pair<std::string, Shape>> params;
   std::vector<StoredFile> files;
   std::vector<StoredExtent> extents;  // tile every parameter; at most one a file and parameter

@@ -51,6 +51,16 @@ void load_file(const Hdf5File& file, const CheckpointIndex& index, int64_t numbe
   }
 }
 
+// Those of parameters that the checkpoint does not have stay 0: their first step runs twice.
+void load_scales(const CheckpointIndex& index, ParamStore& store) {
+  std::vector<double> scales(store.size());
+  for (size_t p = 0; p < index.scales.size(); ++p) {
+    const int own = store.find(index.params[p].first);
+    if (own >= 0) scales[static_cast<size_t>(own)] = index.scales[p];
+  }
+  store.set_scales(scales);
+}
+
 [[noreturn]] void wrong_weights(const std::string& step_folder) {
   throw InputError(step_folder + "/index.h5: weights_hash is not that of the weights");
 }
@@ -154,6 +164,7 @@ void load_checkpoint(const std::string& step_folder, ParamStore& store, bool mom
   for (int64_t number = 0; number < static_cast<int64_t>(index.files.size()); ++number) {
     load_file(open_rank_file(step_folder, index, number), index, number, store, moments && trains);
   }
+  if (moments && store.exact()) load_scales(index, store);
   check_loaded(step_folder, index, store);
 }
 

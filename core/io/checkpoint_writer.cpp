@@ -95,6 +95,7 @@ CheckpointIndex index_of(const CheckpointInfo& info, const ParamStore& store,
   index.info.weights_hash = store.hash();
   index.dtype = store.master(0).dtype;
   index.moments = !store.moment1(0).empty();
+  if (store.exact()) index.scales = store.scales();
   for (const ParamSpec& spec : store.specs()) index.params.emplace_back(spec.name, spec.shape);
   const int ranks = static_cast<int>(files.size());
   for (int rank = 0; rank < ranks; ++rank) {

@@ -46,8 +46,8 @@ struct Carry {
 // One tensor (B, ...) acc for each Carry, in that order.
 using Boundary = std::span<const Tensor>;
 
-// leaf: tokens of a gradient partial and of a call's rows (`parallel.leaf`), so that the bits do not
-// depend on how a batch is cut into passes; 0: they may (`parallel.reduction: fast`).
+// leaf: tokens of a gradient partial and of a call's rows (`parallel.leaf`), so that the bits do
+// not depend on how a batch is cut into passes; 0: they may (`parallel.reduction: fast`).
 struct Pass {
   Stream stream;
   const Backend& ops;

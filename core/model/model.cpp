@@ -130,12 +130,11 @@ void Model::head(const Pass& pass, const ParamStore& store, Workspace& ws, const
     const Leaves leaves{all.tokens, all.leaf, begin % all.tokens};
     const Tensor chunk =
         logits.empty() ? ws.logits_.rows(0, end - begin) : flat(logits).rows(begin, end);
-    pass.ops.matmul(pass.stream,
-                    {.a = normed.rows(begin, end),
-                     .b = head.compute,
-                     .c = chunk,
-                     .trans_b = true,
-                     .leaves = leaves});
+    pass.ops.matmul(pass.stream, {.a = normed.rows(begin, end),
+                                  .b = head.compute,
+                                  .c = chunk,
+                                  .trans_b = true,
+                                  .leaves = leaves});
     const Tensor dchunk = backward ? ws.dlogits_.rows(0, end - begin) : Tensor{};
     pass.ops.cross_entropy(pass.stream, {.logits = chunk,
                                          .targets = targets.rows(begin, end),
@@ -145,10 +144,9 @@ void Model::head(const Pass& pass, const ParamStore& store, Workspace& ws, const
                                          .best = best.rows(begin, end),
                                          .dlogits = dchunk});
     if (!backward) continue;
-    pass.ops.weight_gradient(pass.stream, {.left = dchunk,
-                                           .right = normed.rows(begin, end),
-                                           .to = head.grad,
-                                           .leaves = leaves});
+    pass.ops.weight_gradient(
+        pass.stream,
+        {.left = dchunk, .right = normed.rows(begin, end), .to = head.grad, .leaves = leaves});
     pass.ops.matmul(pass.stream, {.a = dchunk,
                                   .b = head.compute,
                                   .c = flat(ws.dnormed_).rows(begin, end),

@@ -12,8 +12,8 @@ namespace rwkv {
 
 class ParamStore {
  public:
-  // training: with gradients and moments. exact: gradients are i64 in fixed point. Everything starts
-  // at zero.
+  // training: with gradients and moments. exact: gradients are i64 in fixed point. Everything
+  // starts at zero.
   ParamStore(std::vector<ParamSpec>, Precision, bool training, bool exact = false);
 
   const std::vector<ParamSpec>& specs() const { return specs_; }

@@ -84,11 +84,9 @@ TokenSum Rwkv7Block::Call::grad(Rwkv7Param p) const {
 }
 
 void Rwkv7Block::Call::product(const Tensor& x, Rwkv7Param w, const Tensor& out) const {
-  pass.ops.matmul(pass.stream, {.a = a.rows(x),
-                                .b = weight(w),
-                                .c = a.rows(out),
-                                .trans_b = true,
-                                .leaves = leaves()});
+  pass.ops.matmul(
+      pass.stream,
+      {.a = a.rows(x), .b = weight(w), .c = a.rows(out), .trans_b = true, .leaves = leaves()});
 }
 
 void Rwkv7Block::Call::weight_gradient(const ConstTensor& dout, const Tensor& x,
@@ -130,17 +128,14 @@ void Rwkv7Block::Call::low_rank_backward(const LowRank& mlp, Rwkv7Param w1, Rwkv
                                          .right = a.rows(dout),
                                          .to = grad(w2),
                                          .leaves = leaves()});
-  pass.ops.matmul(pass.stream, {.a = a.rows(dout),
-                                .b = weight(w2),
-                                .c = mlp.gradient,
-                                .trans_b = true,
-                                .leaves = leaves()});
+  pass.ops.matmul(
+      pass.stream,
+      {.a = a.rows(dout), .b = weight(w2), .c = mlp.gradient, .trans_b = true, .leaves = leaves()});
   if (mlp.active) {
     pass.ops.activation_backward(pass.stream, {mlp.f, mlp.inner, mlp.gradient, mlp.gradient});
   }
   pass.ops.weight_gradient(
-      pass.stream,
-      {.left = a.rows(x), .right = mlp.gradient, .to = grad(w1), .leaves = leaves()});
+      pass.stream, {.left = a.rows(x), .right = mlp.gradient, .to = grad(w1), .leaves = leaves()});
   pass.ops.matmul(pass.stream, {.a = mlp.gradient,
                                 .b = weight(w1),
                                 .c = a.rows(dx),

@@ -158,9 +158,9 @@ void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary ente
   shift.dout[0] = a.dmixed[0];
   shift.dmix[0] = call.grad(P::kFfnXk);
   ops.token_shift_backward(pass.stream, shift);
-  ops.layer_norm_backward(pass.stream, {a.x_mid, call.vec(P::kLn2Weight), a.mean2, a.rstd2, a.du,
-                                        dx, dx, call.grad(P::kLn2Weight), call.grad(P::kLn2Bias),
-                                        call.leaves()});
+  ops.layer_norm_backward(pass.stream,
+                          {a.x_mid, call.vec(P::kLn2Weight), a.mean2, a.rstd2, a.du, dx, dx,
+                           call.grad(P::kLn2Weight), call.grad(P::kLn2Bias), call.leaves()});
 }
 
 // From dx to the gradients of the recurrence's operands: dr, dk, dv, da, db, dw_raw, dg.
@@ -282,9 +282,9 @@ void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor 
     shift.dmix[m] = call.grad(mix);
   }
   pass.ops.token_shift_backward(pass.stream, shift);
-  pass.ops.layer_norm_backward(pass.stream, {x, call.vec(P::kLn1Weight), a.mean1, a.rstd1, a.du, dx,
-                                             dx, call.grad(P::kLn1Weight), call.grad(P::kLn1Bias),
-                                             call.leaves()});
+  pass.ops.layer_norm_backward(pass.stream,
+                               {x, call.vec(P::kLn1Weight), a.mean1, a.rstd1, a.du, dx, dx,
+                                call.grad(P::kLn1Weight), call.grad(P::kLn1Bias), call.leaves()});
 }
 
 }  // namespace rwkv

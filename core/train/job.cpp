@@ -39,9 +39,9 @@ Machine choose_machine(const Recipe& recipe, int local_ranks) {
   if (recipe.precision == "fp64") machine.threads = 1;  // the reference kernels run on one thread
   const bool exact = recipe.parallel.reduction != "fast";
   machine.leaf = exact ? recipe.parallel.leaf : 0;
-  machine.numerics = fmt::format("{} {} {} {}", machine.ops->name, machine.ops->isa,
-                                 machine.precision_name,
-                                 exact ? fmt::format("exact leaf {}", machine.leaf) : "fast");
+  machine.numerics =
+      fmt::format("{} {} {} {}", machine.ops->name, machine.ops->isa, machine.precision_name,
+                  exact ? fmt::format("exact leaf {}", machine.leaf) : "fast");
   return machine;
 }
 

@@ -110,6 +110,9 @@ StepRow parse_row(std::string_view line, const std::string& where) {
           .floor = in.optional_real("floor"),
           .eval_loss = in.optional_real("eval_loss"),
           .eval_floor = in.optional_real("eval_floor"),
+          .repeated = json.contains("repeated") ? in.integer("repeated") : 0,
+          .scale_min = in.optional_real("scale_min"),
+          .scale_max = in.optional_real("scale_max"),
           .skills = in.skills()};
 }
 
@@ -173,6 +176,9 @@ std::string to_json(const StepRow& row) {
   if (row.floor) put("floor", *row.floor);
   if (row.eval_loss) put("eval_loss", *row.eval_loss);
   if (row.eval_floor) put("eval_floor", *row.eval_floor);
+  if (row.repeated > 0) out["repeated"] = row.repeated;
+  if (row.scale_min) put("scale_min", *row.scale_min);
+  if (row.scale_max) put("scale_max", *row.scale_max);
   for (const auto& [name, accuracy] : row.skills) {
     out["skills"][name] = number(accuracy, "skills." + name, note);
   }

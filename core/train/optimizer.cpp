@@ -9,7 +9,8 @@ double Optimizer::norm(const Pass& pass, double scale) const {
   double total = 0;
   for (size_t i = 0; i < store_.size(); ++i) {
     double squares = 0;
-    pass.ops.sum_squares(pass.stream, {store_.grad(i), view_of(&squares, {1}), store_.grad_unit(i)});
+    pass.ops.sum_squares(pass.stream,
+                         {store_.grad(i), view_of(&squares, {1}), store_.grad_unit(i)});
     total += squares;
   }
   return std::sqrt(total) * scale;

@@ -162,6 +162,8 @@ void read_point(const Recipe& recipe, ResumePoint& point) {
   }
   point.step = info.step;
   point.tokens = info.tokens;
+  point.numerics = info.numerics;
+  point.repeated_passes = info.repeated_passes;
   point.finished = info.step >= recipe.train.steps;
   if (point.own) point.run_id = info.run_id;
 }

@@ -34,8 +34,10 @@ struct ResumePoint {
   std::string run_id;      // of the run that goes on; empty: a run of its own begins
   int64_t step = 0;        // updates done
   int64_t tokens = 0;
-  bool own = false;       // the checkpoint is one of run.dir: its metrics go on too
-  bool finished = false;  // nothing is left to do
+  std::string numerics;         // of what computed it
+  int64_t repeated_passes = 0;  // of the run so far
+  bool own = false;             // the checkpoint is one of run.dir: its metrics go on too
+  bool finished = false;        // nothing is left to do
   // Newer checkpoints of run.dir that were found damaged, newest first, and what is wrong with each
   // in one line ("checkpoint step-40: rank-1.h5: missing").
   std::vector<std::string> damaged, faults;

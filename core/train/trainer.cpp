@@ -29,7 +29,8 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
   source_ = make_train_source(recipe, model_->config().vocab);
   validation_ = make_validation_source(recipe, model_->config().vocab);
   sampler_ = make_sampler(recipe, *source_);
-  store_ = std::make_unique<ParamStore>(model_->params(), machine.precision, true, machine.leaf > 0);
+  store_ =
+      std::make_unique<ParamStore>(model_->params(), machine.precision, true, machine.leaf > 0);
   workspace_ = std::make_unique<Workspace>(
       *model_, ModelPlan{machine.precision, micro_batch_, recipe.train.context, machine.threads,
                          true, recipe.train.recompute == "block", machine.leaf});
@@ -68,6 +69,7 @@ void Trainer::load_batch(int64_t step) {
 // The interpreter of a step's plan.
 bool Trainer::train_step(int64_t step, StepRow& row) {
   const auto start = std::chrono::steady_clock::now();
+  const int64_t repeated_before = repeated_;
   load_batch(step);
   store_->zero_gradients();
   for (size_t next = 0; next < plan_.size(); ++next) {
@@ -96,6 +98,7 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
   row.loss = totals_.mean_loss();
   row.seconds = seconds.count();
   row.tokens_per_s = static_cast<double>(tokens_a_step()) / row.seconds;
+  row.repeated = repeated_ - repeated_before;
   row.floor.reset();
   if (std::isfinite(totals_.nats())) row.floor = totals_.floor();
   row.skills.clear();
@@ -124,8 +127,8 @@ bool Trainer::scales_fit(int64_t step) {
   const Tensor peaks = store_->peaks();
   Stream stream = pass_.stream;
   if (ranks_.size() > 1) ranks_.all_reduce(peaks, Reduce::kMax, stream)->wait();
-  const int64_t leaves = recipe_.train.batch *
-                         ((recipe_.train.context + machine_.leaf - 1) / machine_.leaf);
+  const int64_t leaves =
+      recipe_.train.batch * ((recipe_.train.context + machine_.leaf - 1) / machine_.leaf);
   bool fit = true;
   for (size_t i = 0; i < store_->size(); ++i) {
     const double peak = magnitude_from_bits(peaks.as<int64_t>()[i]);
@@ -160,7 +163,21 @@ void Trainer::update(int64_t step, StepRow& row) {
     throw_not_finite(step, row.grad_norm);
   }
   optimizer_->step(pass_, row.lr, step + 1, row.grad_norm, scale);
-  if (store_->exact()) store_->set_scales(scales_);
+  if (store_->exact()) change_scales(row);
+}
+
+// Says what the scales were, and takes those of the next step.
+void Trainer::change_scales(StepRow& row) {
+  row.scale_min.reset();
+  row.scale_max.reset();
+  for (size_t i = 0; i < store_->size(); ++i) {
+    const double scale = store_->params(i, 1)[0].grad.scale;
+    if (scale == 0) continue;
+    const double power = std::log2(scale);
+    row.scale_min = std::min(power, row.scale_min.value_or(power));
+    row.scale_max = std::max(power, row.scale_max.value_or(power));
+  }
+  store_->set_scales(scales_);
 }
 
 std::optional<Totals> Trainer::evaluate() {

@@ -115,6 +115,12 @@ void Run::begin() {
   if (!machine_.note.empty()) say("note    " + machine_.note + "\n");
   if (setup_.resume.step > 0) {
     say(fmt::format("resume  {} · step {}\n", setup_.resume.checkpoint, setup_.resume.step));
+    if (setup_.resume.numerics != machine_.numerics) {
+      say(
+          fmt::format("note    the checkpoint was computed by '{}', this run by '{}': from here on "
+                      "the bits are others\n",
+                      setup_.resume.numerics, machine_.numerics));
+    }
   }
   setup_.folder->write_config(r);
   metrics_ =
@@ -161,6 +167,7 @@ void Run::save(const StepRow& row, bool must) {
   info.tokens = row.tokens;
   info.recipe = to_yaml(recipe());
   info.numerics = machine_.numerics;
+  info.repeated_passes = setup_.resume.repeated_passes + trainer_.repeated_passes();
   info.run_id = run_id_;
   // Rank 0 names the folder; the others write where it says.
   const std::string folder =

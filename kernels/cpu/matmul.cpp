@@ -175,8 +175,17 @@ void run_leaves(const WeightGradient& op, int64_t row, int64_t column, int64_t m
   for (int64_t begin = 0; begin < rows;) {
     const int64_t end = op.leaves.end(begin, rows);
     for (int64_t from = begin; from < end; from += kDepth) {
-      const Call call{m, n, std::min(kDepth, end - from), lda, ldb, n, true, false, from > begin,
-                      op.left.dtype, DType::kF32};
+      const Call call{m,
+                      n,
+                      std::min(kDepth, end - from),
+                      lda,
+                      ldb,
+                      n,
+                      true,
+                      false,
+                      from > begin,
+                      op.left.dtype,
+                      DType::kF32};
       run_call(call, op.left.data + (from * lda + row) * size,
                op.right.data + (from * ldb + column) * size,
                reinterpret_cast<std::byte*>(partial.data()));
@@ -190,7 +199,8 @@ void run_leaves(const WeightGradient& op, int64_t row, int64_t column, int64_t m
 
 void weight_gradient(const Stream& stream, const WeightGradient& op, AddBlock add) {
   if (!op.to.fixed()) {
-    return matmul(stream, {.a = op.left, .b = op.right, .c = op.to.sum, .trans_a = true, .beta = 1});
+    return matmul(stream,
+                  {.a = op.left, .b = op.right, .c = op.to.sum, .trans_a = true, .beta = 1});
   }
   const int64_t m = op.left.shape[1], n = op.right.shape[1];
   const int64_t across = (n + kColumns - 1) / kColumns, down = (m + kRows - 1) / kRows;

@@ -10,8 +10,8 @@ namespace rwkv::cpu {
 // rows of a weight gradient runs in fixed blocks, in order. Bits do not depend on the threads.
 void matmul(const Stream&, const Matmul&);
 
-// Adds a block of a leaf's partials (rows x columns, contiguous) to the sum, whose rows are `stride`
-// elements apart: the instruction set's own code.
+// Adds a block of a leaf's partials (rows x columns, contiguous) to the sum, whose rows are
+// `stride` elements apart: the instruction set's own code.
 using AddBlock = void (*)(const TokenSum&, int64_t at, int64_t stride, const float* partial,
                           int64_t rows, int64_t columns);
 void weight_gradient(const Stream&, const WeightGradient&, AddBlock);

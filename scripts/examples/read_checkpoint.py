@@ -14,8 +14,8 @@ import numpy as np
 def read_checkpoint(step_folder, kind="weights"):
     """Name -> array of every parameter, in the order of the model."""
     with h5py.File(os.path.join(step_folder, "index.h5"), "r") as index:
-        if index.attrs["format_version"] != 1:
-            raise SystemExit(f"{step_folder}: format {index.attrs['format_version']}, 1 is read")
+        if index.attrs["format_version"] > 2:
+            raise SystemExit(f"{step_folder}: format {index.attrs['format_version']}, 1 and 2 are read")
         names = index.attrs["parameters"].split("\n")[:-1]
         dtype = {"f32": np.float32, "f64": np.float64}[index.attrs["dtype"]]
         shapes = [tuple(row[1 : 1 + row[0]]) for row in index["shapes"][:]]

@@ -25,7 +25,7 @@ const std::vector<Mistake>& mistakes() {
       {"WrongType", with_line("log: {every: often}"), "small.yaml:7:7: ", "log.every"},
       {"OutOfRange", with_line("run: {seed: -1}"), "small.yaml:7:7: ", "run.seed"},
       {"NotYetShard", with_line("parallel: {shard: optimizer}"), "small.yaml:7:12: ", "not yet"},
-      {"NotYetExact", with_line("parallel: {reduction: exact}"), "small.yaml:7:12: ", "not yet"},
+      {"NotYetTile", with_line("parallel: {tile: 64}"), "small.yaml:7:12: ", "not yet"},
       {"NotYetTensor", with_line("parallel: {tensor: 2}"), "small.yaml:7:12: ", "parallel.tensor"},
       {"NotYaml", "model: {layers: 2\ntrain: [", "small.yaml:", ""},
       {"Empty", "", "small.yaml", "required"},

@@ -197,7 +197,7 @@ TEST_F(Damage, ANewerFormatIsNotDamage) {
   for (const std::string& said : {message_of<AgreedError>([&] { resume(); }),
                                   message_of<InputError>([&] { verify_checkpoint(step(4)); }),
                                   message_of<InputError>([&] { read_checkpoint_info(step(4)); })}) {
-    EXPECT_TRUE(contains(said, "checkpoint format 2 is newer than this program's 1")) << said;
+    EXPECT_TRUE(contains(said, "checkpoint format 3 is newer than this program's 2")) << said;
   }
 }
 

@@ -32,8 +32,9 @@ struct Trained {
 
 Trained train(const std::vector<std::string>& overrides, const Layout& layout, int64_t steps) {
   std::vector<std::string> all = overrides;
-  all.push_back("train.micro_batch=" +
-                (layout.micro_batch == 0 ? std::string("auto") : std::to_string(layout.micro_batch)));
+  all.push_back("train.micro_batch=" + (layout.micro_batch == 0
+                                            ? std::string("auto")
+                                            : std::to_string(layout.micro_batch)));
   const Recipe recipe = small_recipe(all);
   Trained result;
   std::mutex mutex;
