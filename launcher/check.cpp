@@ -22,10 +22,11 @@ struct CheckArguments {
 };
 
 std::string memory_text(const Recipe& recipe, const Machine& machine, const Model& model,
-                        const Share& share) {
+                        const Share& share, int ranks) {
   const int64_t micro = plan_micro_batch(recipe, share.count());
+  const int parts = recipe.parallel.shard == "optimizer" ? ranks : 1;
   std::vector<Arena::Entry> entries =
-      plan_param_store(model.params(), machine.precision, true, machine.leaf > 0);
+      plan_param_store(model.params(), machine.precision, true, machine.leaf > 0, {parts, 0});
   const Workspace plan(model,
                        {machine.precision, micro, recipe.train.context, machine.threads, true,
                         recipe.train.recompute == "block", machine.leaf},
@@ -76,7 +77,7 @@ std::string plan_text(const Recipe& recipe, const Machine& machine, const Model&
   text += fmt::format("compute  {} · {} · {} thread{} a rank\n", machine.precision_name,
                       machine.numerics, machine.threads, machine.threads == 1 ? "" : "s");
   if (!machine.note.empty()) text += "note     " + machine.note + "\n";
-  return text + "memory   a rank\n" + memory_text(recipe, machine, model, share);
+  return text + "memory   a rank\n" + memory_text(recipe, machine, model, share, mesh.active());
 }
 
 ExitCode check(Context& context, const CheckArguments& arguments) {

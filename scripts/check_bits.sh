@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The promise of parallel.reduction=exact: for a small model and for one with every product of the
 # 12 x 768 block, in fp32 and bf16, on 1, 2, 3, 4, 5 and 8 ranks x micro-batch 1, 2, all x threads 1,
-# 2, every row of the metrics (but the times) and the final weights have the same bits.
+# 2 x optimizer state whole or split, every row of the metrics (but the times) and the final weights have the same bits.
 #   scripts/check_bits.sh [small|wide]     PRECISIONS="fp32 bf16" RANKS="1 2 3 4 5 8"
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -27,24 +27,27 @@ result_of() {
 }
 
 check() {
-  local model=$1 precision=$2 ranks micro threads run
+  local model=$1 precision=$2 ranks micro threads shard run
   local -a arguments
   read -ra arguments <<<"$(keys "$model")"
   rm -f "$folder/want"
   for ranks in ${RANKS:-1 2 3 4 5 8}; do
     for micro in 1 2 8; do
       for threads in 1 2; do
+        # Split and whole take turns, so that every number of ranks and threads sees both.
+        shard=none
+        (((micro + threads) % 2 == 0)) || shard=optimizer
         run=$folder/run
         rm -rf "$run"
         timeout -k 10 300 mpirun -q --bind-to none -n "$ranks" "$program" "$root/recipes/reverse.yaml" \
           "${arguments[@]}" "precision=$precision" train.batch=8 "train.micro_batch=$micro" \
-          "parallel.threads=$threads" eval.batches=1 "run.dir=$run" >/dev/null
+          "parallel.threads=$threads" "parallel.shard=$shard" eval.batches=1 "run.dir=$run" >/dev/null
         result_of "$run" >"$folder/got"
         [[ -e $folder/want ]] || cp "$folder/got" "$folder/want"
         compared=$((compared + 1))
         if ! cmp -s "$folder/want" "$folder/got"; then
           failed=$((failed + 1))
-          echo "DIFFERS: $model $precision, $ranks ranks, micro-batch $micro, $threads threads"
+          echo "DIFFERS: $model $precision, $ranks ranks, micro-batch $micro, $threads threads, shard $shard"
         fi
       done
     done

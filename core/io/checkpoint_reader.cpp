@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <optional>
 #include <set>
@@ -36,6 +37,20 @@ void read_extent(const Hdf5File& file, std::string_view kind, const std::string&
             whole.reshaped({whole.elements()}).rows(extent.begin, extent.end));
 }
 
+// What the extent has of the store's own elements.
+void read_moment(const Hdf5File& file, std::string_view kind, const std::string& name,
+                 const StoredExtent& extent, const Extent& own, const Tensor& moments) {
+  const int64_t begin = std::max(extent.begin, own.begin), end = std::min(extent.end, own.end);
+  if (begin >= end) return;
+  const int64_t elements = extent.end - extent.begin;
+  const Buffer memory(elements * bytes_of(moments.dtype));
+  const Tensor stored{memory.data(), moments.dtype, {elements}};
+  file.read(dataset_name(kind, name), stored);
+  const Tensor to = moments.reshaped({moments.elements()}).rows(begin - own.begin, end - own.begin);
+  std::memcpy(to.data, stored.rows(begin - extent.begin, end - extent.begin).data,
+              static_cast<size_t>(to.bytes()));
+}
+
 void load_file(const Hdf5File& file, const CheckpointIndex& index, int64_t number,
                ParamStore& store, bool moments) {
   for (const StoredExtent& extent : index.extents) {
@@ -46,8 +61,8 @@ void load_file(const Hdf5File& file, const CheckpointIndex& index, int64_t numbe
     const auto i = static_cast<size_t>(own);
     read_extent(file, "weights", name, extent, store.master(i));
     if (!moments) continue;
-    read_extent(file, "moment1", name, extent, store.moment1(i));
-    read_extent(file, "moment2", name, extent, store.moment2(i));
+    read_moment(file, "moment1", name, extent, store.own(i), store.moment1(i));
+    read_moment(file, "moment2", name, extent, store.own(i), store.moment2(i));
   }
 }
 
@@ -157,7 +172,7 @@ std::vector<std::pair<std::string, Shape>> checkpoint_shapes(const std::string& 
 void load_checkpoint(const std::string& step_folder, ParamStore& store, bool moments) {
   const CheckpointIndex index = read_index(step_folder);
   check_shapes(step_folder, index, store);
-  const bool trains = store.size() > 0 && !store.moment1(0).empty();
+  const bool trains = !store.all_gradients().empty();
   if (moments && trains && !index.moments) {
     throw InputError(step_folder + ": holds weights alone, not the optimizer's moments");
   }

@@ -16,9 +16,16 @@ namespace rwkv {
 namespace fs = std::filesystem;
 namespace {
 
-Tensor tensor_of(const ParamStore& store, std::string_view kind, size_t i) {
-  if (kind == "weights") return store.master(i);
-  return kind == "moment1" ? store.moment1(i) : store.moment2(i);
+// What the store has of these elements of a parameter; empty: it has no moments.
+Tensor piece_of(const ParamStore& store, std::string_view kind, const Extent& extent) {
+  const auto i = static_cast<size_t>(extent.param);
+  const bool weights = kind == "weights";
+  const Tensor moments = kind == "moment1" ? store.moment1(i) : store.moment2(i);
+  const Tensor all = weights ? store.master(i) : moments;
+  if (all.empty()) return {};
+  // The moments of a part begin where the part does.
+  const int64_t first = weights ? 0 : store.own(i).begin;
+  return all.reshaped({all.elements()}).rows(extent.begin - first, extent.end - first);
 }
 
 void write_pieces(Hdf5File& file, const CheckpointInfo& info, const ParamStore& store,
@@ -28,10 +35,9 @@ void write_pieces(Hdf5File& file, const CheckpointInfo& info, const ParamStore& 
   for (const Extent& extent : extents) {
     const auto i = static_cast<size_t>(extent.param);
     for (std::string_view kind : kCheckpointKinds) {
-      const Tensor whole = tensor_of(store, kind, i);
-      if (whole.empty()) continue;
-      file.write(dataset_name(kind, store.specs()[i].name),
-                 whole.reshaped({whole.elements()}).rows(extent.begin, extent.end));
+      const Tensor piece = piece_of(store, kind, extent);
+      if (piece.empty()) continue;
+      file.write(dataset_name(kind, store.specs()[i].name), piece);
     }
   }
   file.close();
@@ -57,13 +63,9 @@ StoredFile write_own_file(const std::string& folder, const CheckpointInfo& info,
 
 // Says so before anything is written when the disk cannot hold the checkpoint for sure.
 void require_room(const std::string& folder, const ParamStore& store) {
-  int64_t bytes = 0;
-  for (size_t i = 0; i < store.size(); ++i) {
-    for (std::string_view kind : kCheckpointKinds) {
-      const Tensor whole = tensor_of(store, kind, i);
-      if (!whole.empty()) bytes += whole.bytes();
-    }
-  }
+  const bool moments = !store.all_gradients().empty();
+  const int64_t bytes = count_elements(store.specs()) * bytes_of(store.master(0).dtype) *
+                        (moments ? std::ssize(kCheckpointKinds) : 1);
   std::error_code error;
   const fs::space_info space = fs::space(folder, error);
   if (error || space.capacity == 0) return;  // a file system that does not tell
@@ -94,7 +96,7 @@ CheckpointIndex index_of(const CheckpointInfo& info, const ParamStore& store,
   index.info = info;
   index.info.weights_hash = store.hash();
   index.dtype = store.master(0).dtype;
-  index.moments = !store.moment1(0).empty();
+  index.moments = !store.all_gradients().empty();
   if (store.exact()) index.scales = store.scales();
   for (const ParamSpec& spec : store.specs()) index.params.emplace_back(spec.name, spec.shape);
   const int ranks = static_cast<int>(files.size());

@@ -11,15 +11,37 @@ namespace {
 // Parameters start at whole cache lines.
 int64_t padded(int64_t elements) { return (elements + 15) / 16 * 16; }
 
-Tensor part(const Tensor& all, int64_t offset, const Shape& shape) {
+// Of every parameter, the elements that belong to the part.
+std::vector<Extent> own_extents(const std::vector<ParamSpec>& specs, Part part) {
+  std::vector<Extent> own;
+  for (size_t i = 0; i < specs.size(); ++i) own.push_back({static_cast<int>(i), 0, 0});
+  for (const Extent& extent : shard(specs, part.count, part.index)) {
+    own[static_cast<size_t>(extent.param)] = extent;
+  }
+  return own;
+}
+
+int64_t padded_elements(const std::vector<Extent>& extents) {
+  int64_t total = 0;
+  for (const Extent& extent : extents) total += padded(extent.end - extent.begin);
+  return total;
+}
+
+Tensor piece_of(const Tensor& all, int64_t offset, const Shape& shape) {
   return {all.data == nullptr ? nullptr : all.data + offset * bytes_of(all.dtype), all.dtype,
           shape};
 }
 
 }  // namespace
 
-ParamStore::ParamStore(std::vector<ParamSpec> specs, Precision precision, bool training, bool exact)
-    : specs_(std::move(specs)), precision_(precision), training_(training), exact_(exact) {
+ParamStore::ParamStore(std::vector<ParamSpec> specs, Precision precision, bool training, bool exact,
+                       Part part)
+    : specs_(std::move(specs)),
+      precision_(precision),
+      training_(training),
+      exact_(exact),
+      part_(part),
+      own_(own_extents(specs_, part)) {
   Arena measure;
   bind(measure);
   plan_ = measure.entries();
@@ -39,31 +61,47 @@ void ParamStore::bind(Arena& arena) {
     if (exact_) {
       peaks_ = arena.take("gradients", DType::kI64, {static_cast<int64_t>(specs_.size())});
     }
-    m = arena.take("AdamW moments", acc, {total});
-    v = arena.take("AdamW moments", acc, {total});
+    m = arena.take("AdamW moments", acc, {padded_elements(own_)});
+    v = arena.take("AdamW moments", acc, {padded_elements(own_)});
   }
+  all_masters_ = master;
   all_gradients_ = grad;
   params_.clear();
   masters_.clear();
   moments1_.clear();
   moments2_.clear();
   copies_.clear();
-  int64_t offset = 0;
-  for (const ParamSpec& spec : specs_) {
+  offsets_.clear();
+  int64_t offset = 0, moment_offset = 0;
+  for (size_t i = 0; i < specs_.size(); ++i) {
+    const ParamSpec& spec = specs_[i];
+    const int64_t held = own_[i].end - own_[i].begin;
+    const Shape of_moments = part_.count == 1 ? spec.shape : Shape{held};
     const bool copy = spec.product && precision_.compute != acc;
-    masters_.push_back(part(master, offset, spec.shape));
-    moments1_.push_back(part(m, offset, spec.shape));
-    moments2_.push_back(part(v, offset, spec.shape));
+    offsets_.push_back(offset);
+    masters_.push_back(piece_of(master, offset, spec.shape));
+    moments1_.push_back(piece_of(m, moment_offset, of_moments));
+    moments2_.push_back(piece_of(v, moment_offset, of_moments));
+    moment_offset += padded(held);
     copies_.push_back(copy ? arena.take("compute copies", precision_.compute, spec.shape)
                            : Tensor{});
     params_.push_back({masters_.back(), copy ? copies_.back() : masters_.back(), {}});
     TokenSum& sum = params_.back().grad;
-    if (training_) sum.sum = part(grad, offset, spec.shape);
+    if (training_) sum.sum = piece_of(grad, offset, spec.shape);
     if (training_ && exact_) {
-      sum.peak = part(peaks_, static_cast<int64_t>(params_.size()) - 1, {1});
+      sum.peak = piece_of(peaks_, static_cast<int64_t>(i), {1});
     }
     offset += padded(spec.shape.elements());
   }
+}
+
+Tensor ParamStore::masters_of_part(int index) const {
+  const std::vector<Extent> extents = shard(specs_, part_.count, index);
+  if (extents.empty()) return piece_of(all_masters_, 0, {0});
+  const Extent &first = extents.front(), &last = extents.back();
+  const int64_t begin = offsets_[static_cast<size_t>(first.param)] + first.begin;
+  const int64_t end = offsets_[static_cast<size_t>(last.param)] + last.end;
+  return piece_of(all_masters_, begin, {end - begin});
 }
 
 int ParamStore::find(std::string_view name) const {
@@ -108,7 +146,7 @@ uint64_t ParamStore::hash() const {
 }
 
 std::vector<Arena::Entry> plan_param_store(const std::vector<ParamSpec>& specs, Precision precision,
-                                           bool training, bool exact) {
+                                           bool training, bool exact, Part part) {
   int64_t total = 0, copies = 0;
   for (const ParamSpec& spec : specs) {
     total += padded(spec.shape.elements());
@@ -122,7 +160,8 @@ std::vector<Arena::Entry> plan_param_store(const std::vector<ParamSpec>& specs, 
   std::vector<Arena::Entry> entries = {{"weights", total}};
   if (training) {
     entries.push_back({"gradients", sums});
-    entries.push_back({"AdamW moments", 2 * total});
+    entries.push_back({"AdamW moments", 2 * padded_elements(own_extents(specs, part)) *
+                                            bytes_of(precision.accumulate)});
   }
   if (copies > 0) entries.push_back({"compute copies", copies});
   return entries;

@@ -10,19 +10,29 @@
 
 namespace rwkv {
 
+// One of `count` shares of the optimizer's state, as shard() cuts them (core/plan/param_spec.h).
+struct Part {
+  int count = 1, index = 0;
+};
+
 class ParamStore {
  public:
-  // training: with gradients and moments. exact: gradients are i64 in fixed point. Everything
-  // starts at zero.
-  ParamStore(std::vector<ParamSpec>, Precision, bool training, bool exact = false);
+  // training: with gradients and moments. exact: gradients are i64 in fixed point. part: the
+  // moments are those of this share of all elements alone. Everything starts at zero.
+  ParamStore(std::vector<ParamSpec>, Precision, bool training, bool exact = false, Part part = {});
 
   const std::vector<ParamSpec>& specs() const { return specs_; }
   int find(std::string_view name) const;  // -1: not there
   size_t size() const { return specs_.size(); }
 
   Tensor master(size_t i) const { return masters_[i]; }
+  // Elements of parameter i that this store updates, and whose moments it holds; none: begin = end.
+  Extent own(size_t i) const { return own_[i]; }
+  // The parameter's shape, or where moments are split (own elements).
   Tensor moment1(size_t i) const { return moments1_[i]; }
   Tensor moment2(size_t i) const { return moments2_[i]; }
+  // The masters that the store of another part updates: contiguous, padding included.
+  Tensor masters_of_part(int index) const;
   Tensor grad(size_t i) const { return params_[i].grad.sum; }  // acc, or i64 in grad_unit()
   double grad_unit(size_t i) const;                            // 1 for floats
   // The copy in the compute type that products read; empty where the master itself serves.
@@ -57,16 +67,19 @@ class ParamStore {
   std::vector<ParamSpec> specs_;
   Precision precision_;
   bool training_, exact_;
+  Part part_;
+  std::vector<Extent> own_;       // a parameter
+  std::vector<int64_t> offsets_;  // of each parameter in the memory of all
   std::vector<Param> params_;
   std::vector<Tensor> masters_, moments1_, moments2_, copies_;
-  Tensor all_gradients_, peaks_;
+  Tensor all_masters_, all_gradients_, peaks_;
   Buffer memory_;
   std::vector<Arena::Entry> plan_;
 };
 
 // Bytes that a store of these parameters takes, without making it.
 std::vector<Arena::Entry> plan_param_store(const std::vector<ParamSpec>&, Precision, bool training,
-                                           bool exact = false);
+                                           bool exact = false, Part part = {});
 
 // Fills a master by its spec: Philox keyed by (seed, name), counter = element, so that the values
 // depend on nothing else.

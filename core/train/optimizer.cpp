@@ -21,13 +21,16 @@ void Optimizer::step(const Pass& pass, double lr, int64_t update, double norm, d
   const auto t = static_cast<double>(update);
   for (size_t i = 0; i < store_.size(); ++i) {
     const ParamSpec& spec = store_.specs()[i];
+    const Extent own = store_.own(i);
+    if (own.begin == own.end) continue;
     const auto flat = [](Tensor x) { return x.reshaped({x.elements()}); };
+    const auto piece = [&](Tensor x) { return flat(x).rows(own.begin, own.end); };
     const Tensor copy = store_.compute_copy(i);
-    pass.ops.adamw(pass.stream, {.master = flat(store_.master(i)),
+    pass.ops.adamw(pass.stream, {.master = piece(store_.master(i)),
                                  .m = flat(store_.moment1(i)),
                                  .v = flat(store_.moment2(i)),
-                                 .grad = flat(store_.grad(i)),
-                                 .compute = copy.empty() ? Tensor{} : flat(copy),
+                                 .grad = piece(store_.grad(i)),
+                                 .compute = copy.empty() ? Tensor{} : piece(copy),
                                  .grad_unit = store_.grad_unit(i),
                                  .grad_scale = scale * clip,
                                  .lr = lr * spec.lr_scale,

@@ -13,7 +13,7 @@ class Optimizer {
   // Norm of all gradients times `scale`: the mean's, when gradients are sums over tokens.
   double norm(const Pass&, double scale) const;
   // One update with learning rate lr. `update` counts from 1. Gradients are multiplied by `scale`
-  // and by min(1, clip / (norm + 1e-6)).
+  // and by min(1, clip / (norm + 1e-6)). Only the store's own elements are updated.
   void step(const Pass&, double lr, int64_t update, double norm, double scale);
 
  private:

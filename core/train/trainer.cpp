@@ -29,8 +29,9 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
   source_ = make_train_source(recipe, model_->config().vocab);
   validation_ = make_validation_source(recipe, model_->config().vocab);
   sampler_ = make_sampler(recipe, *source_);
-  store_ =
-      std::make_unique<ParamStore>(model_->params(), machine.precision, true, machine.leaf > 0);
+  store_ = std::make_unique<ParamStore>(
+      model_->params(), machine.precision, true, machine.leaf > 0,
+      recipe.parallel.shard == "optimizer" ? Part{ranks.size(), ranks.rank()} : Part{});
   workspace_ = std::make_unique<Workspace>(
       *model_, ModelPlan{machine.precision, micro_batch_, recipe.train.context, machine.threads,
                          true, recipe.train.recompute == "block", machine.leaf});
@@ -163,7 +164,18 @@ void Trainer::update(int64_t step, StepRow& row) {
     throw_not_finite(step, row.grad_norm);
   }
   optimizer_->step(pass_, row.lr, step + 1, row.grad_norm, scale);
+  if (recipe_.parallel.shard == "optimizer") collect_weights();
   if (store_->exact()) change_scales(row);
+}
+
+// Every rank has updated its part of the weights.
+void Trainer::collect_weights() {
+  if (ranks_.size() == 1) return;
+  Stream stream = pass_.stream;
+  for (int r = 0; r < ranks_.size(); ++r) {
+    ranks_.broadcast(store_->masters_of_part(r), r, stream)->wait();
+  }
+  weights_changed();
 }
 
 // Says what the scales were, and takes those of the next step.

@@ -59,6 +59,7 @@ class Trainer {
   [[noreturn]] void throw_not_finite(int64_t step, double norm) const;
   void reduce();
   void update(int64_t step, StepRow& row);
+  void collect_weights();
   void change_scales(StepRow& row);
   void load_batch(int64_t step);
 

@@ -15,11 +15,13 @@ using namespace test;
 struct Layout {
   int ranks = 1, threads = 1;
   int64_t micro_batch = 0;  // 0: auto
+  bool shard = false;       // optimizer state split over the ranks
 };
 
 std::string to_string(const Layout& layout) {
   return std::to_string(layout.ranks) + " ranks, " + std::to_string(layout.threads) +
-         " threads, micro-batch " + std::to_string(layout.micro_batch);
+         " threads, micro-batch " + std::to_string(layout.micro_batch) +
+         (layout.shard ? ", sharded" : "");
 }
 
 struct Trained {
@@ -35,6 +37,7 @@ Trained train(const std::vector<std::string>& overrides, const Layout& layout, i
   all.push_back("train.micro_batch=" + (layout.micro_batch == 0
                                             ? std::string("auto")
                                             : std::to_string(layout.micro_batch)));
+  if (layout.shard) all.emplace_back("parallel.shard=optimizer");
   const Recipe recipe = small_recipe(all);
   Trained result;
   std::mutex mutex;
@@ -86,7 +89,8 @@ TEST_P(Exact, EveryRankCountAndMicroBatch) {
     const auto given = with({std::string("parallel.leaf=") + leaf});
     const Trained want = train(given, {1, 1, 5}, 4);
     EXPECT_GE(want.repeated, 1);
-    for (const Layout& layout : {Layout{1, 1, 1}, {1, 1, 2}, {2, 1, 0}, {3, 1, 1}, {5, 1, 0}}) {
+    for (const Layout& layout :
+         {Layout{1, 1, 1}, {1, 1, 2}, {2, 1, 0}, {3, 1, 1}, {5, 1, 0}, {4, 1, 0, true}}) {
       expect_same_bits(train(given, layout, 4), want, layout);
     }
   }
@@ -100,7 +104,7 @@ TEST_P(Exact, TwentyRandomLayouts) {
   for (int i = 0; i < 20; ++i) {
     const Layout layout{1 + static_cast<int>(random() % 8),
                         threads ? 1 + static_cast<int>(random() % 3) : 1,
-                        static_cast<int64_t>(random() % 9)};
+                        static_cast<int64_t>(random() % 9), random() % 2 == 0};
     expect_same_bits(train(given, layout, 3), want, layout);
   }
 }
