@@ -210,17 +210,38 @@ TEST_F(Resume, AKilledRankEndsTheJobAndARestartGoesOn) {
   }
 }
 
-TEST_F(Resume, AnotherNumberOfRanksGoesOn) {
-  go("small.yaml run.dir=all");
-  const Ended three = mpi(3, "small.yaml run.dir=r train.stop_at=2");
-  EXPECT_EQ(three.code, 85) << three.err;
-  EXPECT_TRUE(has(three.out, "mpirun -n 3 ")) << three.out;
-  EXPECT_TRUE(there("r/checkpoints/step-2/rank-2.h5"));
-  go("small.yaml run.dir=r train.stop_at=4", 85);
-  EXPECT_EQ(mpi(2, "small.yaml run.dir=r").code, 0);
-  const std::vector<StepRow> a = rows("all"), b = rows("r");
-  ASSERT_EQ(b.size(), 6u);
-  for (size_t i = 0; i < 6; ++i) EXPECT_NEAR(a[i].loss, b[i].loss, 1e-4) << i;
+// Twelve pairs of rank counts in two chains; optimizer state split in one of them.
+TEST_F(Resume, AnotherNumberOfRanksGoesOnWithTheSameBits) {
+  for (const char* precision : {"fp32", "bf16"}) {
+    const std::string run = std::string("small.yaml precision=") + precision;
+    const std::string all = std::string("all-") + precision;
+    go(run + " run.dir=" + all);
+    for (const std::vector<int>& ranks : {std::vector<int>{3, 1, 2, 5}, {2, 3, 4, 1}}) {
+      const bool split = ranks[0] == 2;
+      const std::string dir = std::string(split ? "split-" : "whole-") + precision;
+      const std::string how =
+          run + " run.dir=" + dir + (split ? " parallel.shard=optimizer" : "");
+      for (size_t i = 0; i < ranks.size(); ++i) {
+        const bool last = i + 1 == ranks.size();
+        const std::string stop = last ? "" : " train.stop_at=" + std::to_string(i + 1 + i / 2);
+        const Ended ended = mpi(ranks[i], how + stop);
+        EXPECT_EQ(ended.code, last ? 0 : 85) << ended.err;
+        const std::string again = "mpirun -n " + std::to_string(ranks[i]) + " ";
+        EXPECT_TRUE(last || ranks[i] == 1 || has(ended.out, again)) << ended.out;
+        EXPECT_FALSE(has(ended.out, "the bits are others")) << ended.out;
+      }
+      expect_same_rows(rows(all), rows(dir));
+      EXPECT_EQ(newest(all).weights_hash, newest(dir).weights_hash) << dir;
+      EXPECT_TRUE(there(dir + "/checkpoints/step-4/rank-1.h5"));
+    }
+  }
+}
+
+TEST_F(Resume, OtherNumericsAreSaid) {
+  go("small.yaml run.dir=r train.stop_at=2", 85);
+  const std::string said = go("small.yaml run.dir=r parallel.reduction=fast");
+  EXPECT_TRUE(has(said, "exact leaf 512', this run by '")) << said;
+  EXPECT_TRUE(has(said, "from here on the bits are others")) << said;
 }
 
 }  // namespace
