@@ -4,6 +4,7 @@
 // of ranks that read it (docs/checkpoint_format.md).
 #pragma once
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -35,6 +36,34 @@ std::string make_run_id();
 // FOLDER must be locked by this job: what others left unfinished there is removed.
 void save_checkpoint(const std::string& folder, const CheckpointInfo&, const ParamStore&,
                      int64_t keep, Communicator&);
+
+// The same in two parts, with training in between: this rank's file is written by a thread of its
+// own, which does not communicate.
+class PendingCheckpoint {
+ public:
+  // Copies what this rank writes. Collective; throws AgreedError as save_checkpoint() does.
+  PendingCheckpoint(const std::string& folder, const CheckpointInfo&, const ParamStore&,
+                    int64_t keep, Communicator&);
+  PendingCheckpoint(const PendingCheckpoint&) = delete;
+  PendingCheckpoint& operator=(const PendingCheckpoint&) = delete;
+  // Waits for the thread; without finish() the checkpoint does not count.
+  ~PendingCheckpoint();
+
+  int64_t step() const;
+  // Whether this rank's file is on the disk, or failed. Never blocks.
+  bool written() const;
+  // Waits for all ranks' files; from here on the checkpoint counts. Collective; throws AgreedError.
+  void finish();
+
+ private:
+  friend void save_checkpoint(const std::string&, const CheckpointInfo&, const ParamStore&, int64_t,
+                              Communicator&);
+  static void write_now(const std::string& folder, const CheckpointInfo&, const ParamStore&,
+                        int64_t keep, Communicator&);
+
+  struct Work;
+  std::unique_ptr<Work> work_;
+};
 
 // What index.h5 of a step-N folder says. InputError when it is not one, is damaged, or is of a
 // newer version.

@@ -1,9 +1,14 @@
 #include <fmt/format.h>
 
+#include <atomic>
+#include <cstring>
+#include <exception>
 #include <filesystem>
 #include <random>
 #include <span>
 #include <system_error>
+#include <thread>
+#include <utility>
 
 #include "core/base/hash.h"
 #include "core/base/posix_file.h"
@@ -28,29 +33,50 @@ Tensor piece_of(const ParamStore& store, std::string_view kind, const Extent& ex
   return all.reshaped({all.elements()}).rows(extent.begin - first, extent.end - first);
 }
 
-void write_pieces(Hdf5File& file, const CheckpointInfo& info, const ParamStore& store,
-                  const std::vector<Extent>& extents) {
-  file.set_attribute("run_id", info.run_id);
-  file.set_attribute("step", info.step);
-  for (const Extent& extent : extents) {
-    const auto i = static_cast<size_t>(extent.param);
+// A dataset of this rank's file.
+struct Piece {
+  std::string name;
+  Tensor content;
+};
+
+std::vector<Piece> own_pieces(const ParamStore& store, int rank, int ranks) {
+  std::vector<Piece> pieces;
+  for (const Extent& extent : shard(store.specs(), ranks, rank)) {
     for (std::string_view kind : kCheckpointKinds) {
-      const Tensor piece = piece_of(store, kind, extent);
-      if (piece.empty()) continue;
-      file.write(dataset_name(kind, store.specs()[i].name), piece);
+      const Tensor content = piece_of(store, kind, extent);
+      if (content.empty()) continue;
+      const std::string& param = store.specs()[static_cast<size_t>(extent.param)].name;
+      pieces.push_back({dataset_name(kind, param), content});
     }
   }
-  file.close();
+  return pieces;
+}
+
+// Moves the contents into memory of their own, so that training can go on.
+Buffer copy_contents(std::vector<Piece>& pieces) {
+  int64_t bytes = 0;
+  for (const Piece& piece : pieces) bytes += piece.content.bytes();
+  Buffer memory(bytes);
+  std::byte* to = memory.data();
+  for (Piece& piece : pieces) {
+    std::memcpy(to, piece.content.data, static_cast<size_t>(piece.content.bytes()));
+    piece.content.data = to;
+    to += piece.content.bytes();
+  }
+  return memory;
 }
 
 // The file of this rank, on the disk, and its name in the folder too: each rank may be on a host of
 // its own, with a view of its own of the shared file system.
 StoredFile write_own_file(const std::string& folder, const CheckpointInfo& info,
-                          const ParamStore& store, int rank, int ranks) {
+                          const std::vector<Piece>& pieces, int rank) {
   const std::string path = folder + "/" + rank_file(rank);
   Hdf5File file = Hdf5File::create(path);
   try {
-    write_pieces(file, info, store, shard(store.specs(), ranks, rank));
+    file.set_attribute("run_id", info.run_id);
+    file.set_attribute("step", info.step);
+    for (const Piece& piece : pieces) file.write(piece.name, piece.content);
+    file.close();
   } catch (const Error&) {
     // The library closes a file only when it can write the rest of it: a full disk gets room.
     std::error_code ignored;
@@ -90,8 +116,8 @@ std::vector<StoredFile> gather(const StoredFile& own, Communicator& comm) {
   return files;
 }
 
-CheckpointIndex index_of(const CheckpointInfo& info, const ParamStore& store,
-                         std::vector<StoredFile> files) {
+// All but the files.
+CheckpointIndex index_of(const CheckpointInfo& info, const ParamStore& store, int ranks) {
   CheckpointIndex index;
   index.info = info;
   index.info.weights_hash = store.hash();
@@ -99,13 +125,11 @@ CheckpointIndex index_of(const CheckpointInfo& info, const ParamStore& store,
   index.moments = !store.all_gradients().empty();
   if (store.exact()) index.scales = store.scales();
   for (const ParamSpec& spec : store.specs()) index.params.emplace_back(spec.name, spec.shape);
-  const int ranks = static_cast<int>(files.size());
   for (int rank = 0; rank < ranks; ++rank) {
     for (const Extent& e : shard(store.specs(), ranks, rank)) {
       index.extents.push_back({rank, static_cast<size_t>(e.param), e.begin, e.end});
     }
   }
-  index.files = std::move(files);
   return index;
 }
 
@@ -169,37 +193,127 @@ std::string make_run_id() {
   return to_hex(uint64_t{device()} << 32 | device());
 }
 
+// One checkpoint on its way to the disk.
+struct PendingCheckpoint::Work {
+  Work(std::string to, CheckpointInfo about, int64_t kept, Communicator& ranks)
+      : folder(std::move(to)),
+        final_path(step_path(folder, about.step)),
+        temporary(final_path + ".tmp"),
+        info(std::move(about)),
+        keep(kept),
+        comm(ranks) {}
+
+  void prepare(const ParamStore& store) {
+    on_root(comm, [&] {
+      make_directories(folder);
+      remove_unfinished(folder);
+    });
+    clean_after_failure([&] {
+      on_root(comm, [&] {
+        make_directories(temporary);
+        require_room(temporary, store);
+      });
+      agree(comm, [&] {
+        pieces = own_pieces(store, comm.rank(), comm.size());
+        index = index_of(info, store, comm.size());
+      });
+    });
+  }
+
+  void write() { own = write_own_file(temporary, info, pieces, comm.rank()); }
+
+  // After write() on every rank; `thrown`: by this rank's.
+  void commit(const std::exception_ptr& thrown) {
+    clean_after_failure([&] {
+      agree(comm, [&] {
+        if (thrown != nullptr) std::rethrow_exception(thrown);
+      });
+      index.files = gather(own, comm);
+      on_root(comm, [&] { put_down(); });
+    });
+  }
+
+  void put_down() {
+    write_index(temporary, index);
+    fsync_path(temporary);
+    // What can still want room on the disk comes before the checkpoint counts.
+    AtomicFile latest(folder + "/latest");
+    const std::string name = fmt::format("step-{}\n", info.step);
+    latest.append(std::as_bytes(std::span(name)));
+    put_in_place(temporary, final_path, folder);
+    latest.commit();
+    remove_old(folder, info.step, keep);
+  }
+
+  template <class Body>
+  void clean_after_failure(const Body& body) {
+    try {
+      body();
+    } catch (const AgreedError&) {
+      if (comm.rank() == 0) remove_temporary(temporary);
+      throw;
+    }
+  }
+
+  std::string folder, final_path, temporary;
+  CheckpointInfo info;
+  int64_t keep;
+  Communicator& comm;
+  CheckpointIndex index;
+  std::vector<Piece> pieces;
+  StoredFile own;
+  // Of the thread.
+  Buffer copies;
+  std::exception_ptr failure;
+  std::atomic<bool> written = false;
+  std::thread thread;
+};
+
 void save_checkpoint(const std::string& folder, const CheckpointInfo& info, const ParamStore& store,
                      int64_t keep, Communicator& comm) {
-  const std::string final_path = step_path(folder, info.step);
-  const std::string temporary = final_path + ".tmp";
-  on_root(comm, [&] {
-    make_directories(folder);
-    remove_unfinished(folder);
-  });
+  PendingCheckpoint::write_now(folder, info, store, keep, comm);
+}
+
+void PendingCheckpoint::write_now(const std::string& folder, const CheckpointInfo& info,
+                                  const ParamStore& store, int64_t keep, Communicator& comm) {
+  Work work(folder, info, keep, comm);
+  work.prepare(store);
+  std::exception_ptr failure;
   try {
-    on_root(comm, [&] {
-      make_directories(temporary);
-      require_room(temporary, store);
-    });
-    StoredFile own;
-    agree(comm, [&] { own = write_own_file(temporary, info, store, comm.rank(), comm.size()); });
-    std::vector<StoredFile> files = gather(own, comm);
-    on_root(comm, [&] {
-      write_index(temporary, index_of(info, store, std::move(files)));
-      fsync_path(temporary);
-      // What can still want room on the disk comes before the checkpoint counts.
-      AtomicFile latest(folder + "/latest");
-      const std::string name = fmt::format("step-{}\n", info.step);
-      latest.append(std::as_bytes(std::span(name)));
-      put_in_place(temporary, final_path, folder);
-      latest.commit();
-      remove_old(folder, info.step, keep);
-    });
-  } catch (const AgreedError&) {
-    if (comm.rank() == 0) remove_temporary(temporary);
-    throw;
+    work.write();
+  } catch (...) {
+    failure = std::current_exception();
   }
+  work.commit(failure);
+}
+
+PendingCheckpoint::PendingCheckpoint(const std::string& folder, const CheckpointInfo& info,
+                                     const ParamStore& store, int64_t keep, Communicator& comm)
+    : work_(std::make_unique<Work>(folder, info, keep, comm)) {
+  work_->prepare(store);
+  work_->clean_after_failure(
+      [&] { agree(comm, [&] { work_->copies = copy_contents(work_->pieces); }); });
+  work_->thread = std::thread([work = work_.get()] {
+    try {
+      work->write();
+    } catch (...) {
+      work->failure = std::current_exception();
+    }
+    work->written = true;
+  });
+}
+
+PendingCheckpoint::~PendingCheckpoint() {
+  if (work_->thread.joinable()) work_->thread.join();
+}
+
+int64_t PendingCheckpoint::step() const { return work_->info.step; }
+
+bool PendingCheckpoint::written() const { return work_->written; }
+
+void PendingCheckpoint::finish() {
+  work_->thread.join();
+  work_->commit(work_->failure);
 }
 
 }  // namespace rwkv

@@ -39,6 +39,9 @@ class Run {
   void log(const StepRow& row);
   void evaluate_into(StepRow& row);
   void save(const StepRow& row, bool must);
+  CheckpointInfo info_of(const StepRow& row) const;
+  void tolerate(int64_t step, const std::function<void()>& saving);
+  void finish_pending();
   std::string unsaved_line() const;
   void finish(const StepRow& last);
   std::vector<std::string> held_out_lines() const;
@@ -56,6 +59,7 @@ class Run {
   int64_t unsaved_ = 0;  // checkpoints that could not be written, the first of them after ...
   int64_t first_unsaved_ = 0;
   std::string run_id_;
+  std::unique_ptr<PendingCheckpoint> pending_;  // being written while steps go on
 };
 
 void Run::say(const std::string& text) const {
@@ -158,10 +162,7 @@ void Run::after_step(StepRow& row) {
   log(row);
 }
 
-// A full disk must not end a run whose next checkpoint may find room; `must`: there is no next one.
-void Run::save(const StepRow& row, bool must) {
-  // The rows must be on the disk before a checkpoint says that their steps are done.
-  on_root(ranks_, [&] { metrics_->flush(); });
+CheckpointInfo Run::info_of(const StepRow& row) const {
   CheckpointInfo info;
   info.step = row.step;
   info.tokens = row.tokens;
@@ -169,17 +170,44 @@ void Run::save(const StepRow& row, bool must) {
   info.numerics = machine_.numerics;
   info.repeated_passes = setup_.resume.repeated_passes + trainer_.repeated_passes();
   info.run_id = run_id_;
+  return info;
+}
+
+// A full disk must not end a run whose next checkpoint may find room; `must`: there is no next one.
+void Run::save(const StepRow& row, bool must) {
+  finish_pending();
+  // The rows must be on the disk before a checkpoint says that their steps are done.
+  on_root(ranks_, [&] { metrics_->flush(); });
   // Rank 0 names the folder; the others write where it says.
   const std::string folder =
       ranks_.broadcast(speaks() ? setup_.folder->checkpoints() : std::string(), 0);
+  const int64_t keep = recipe().checkpoint.keep;
+  if (must) return save_checkpoint(folder, info_of(row), trainer_.store(), keep, ranks_);
+  tolerate(row.step, [&] {
+    if (recipe().checkpoint.async) {
+      pending_ = std::make_unique<PendingCheckpoint>(folder, info_of(row), trainer_.store(), keep,
+                                                     ranks_);
+    } else {
+      save_checkpoint(folder, info_of(row), trainer_.store(), keep, ranks_);
+    }
+  });
+}
+
+// Counts and says a checkpoint that could not be written.
+void Run::tolerate(int64_t step, const std::function<void()>& saving) {
   try {
-    save_checkpoint(folder, info, trainer_.store(), recipe().checkpoint.keep, ranks_);
+    saving();
   } catch (const AgreedError& error) {
-    if (must) throw;
-    if (unsaved_++ == 0) first_unsaved_ = row.step;
-    say(fmt::format("warning checkpoint step-{} was not written, the run goes on: {}\n", row.step,
+    if (unsaved_++ == 0) first_unsaved_ = step;
+    say(fmt::format("warning checkpoint step-{} was not written, the run goes on: {}\n", step,
                     error.what()));
   }
+}
+
+void Run::finish_pending() {
+  if (pending_ == nullptr) return;
+  const auto pending = std::move(pending_);
+  tolerate(pending->step(), [&] { pending->finish(); });
 }
 
 std::string Run::unsaved_line() const {
@@ -243,6 +271,7 @@ ExitCode Run::go() {
     row.eval_loss.reset();
     row.eval_floor.reset();
     after_step(row);
+    if (pending_ != nullptr && ranks_.min(pending_->written() ? 1 : 0) == 1) finish_pending();
     const bool last = row.step == r.train.steps;
     const bool stop = !last && (asked || row.step == r.train.stop_at);
     const bool due = r.checkpoint.every > 0 && row.step % r.checkpoint.every == 0;
