@@ -185,8 +185,8 @@ void Run::save(const StepRow& row, bool must) {
   if (must) return save_checkpoint(folder, info_of(row), trainer_.store(), keep, ranks_);
   tolerate(row.step, [&] {
     if (recipe().checkpoint.async) {
-      pending_ = std::make_unique<PendingCheckpoint>(folder, info_of(row), trainer_.store(), keep,
-                                                     ranks_);
+      pending_ =
+          std::make_unique<PendingCheckpoint>(folder, info_of(row), trainer_.store(), keep, ranks_);
     } else {
       save_checkpoint(folder, info_of(row), trainer_.store(), keep, ranks_);
     }

@@ -219,8 +219,7 @@ TEST_F(Resume, AnotherNumberOfRanksGoesOnWithTheSameBits) {
     for (const std::vector<int>& ranks : {std::vector<int>{3, 1, 2, 5}, {2, 3, 4, 1}}) {
       const bool split = ranks[0] == 2;
       const std::string dir = std::string(split ? "split-" : "whole-") + precision;
-      const std::string how =
-          run + " run.dir=" + dir + (split ? " parallel.shard=optimizer" : "");
+      const std::string how = run + " run.dir=" + dir + (split ? " parallel.shard=optimizer" : "");
       for (size_t i = 0; i < ranks.size(); ++i) {
         const bool last = i + 1 == ranks.size();
         const std::string stop = last ? "" : " train.stop_at=" + std::to_string(i + 1 + i / 2);

@@ -44,6 +44,43 @@ std::vector<std::string> names_in(const std::string& folder) {
   return names;
 }
 
+TEST_F(Saving, InAThreadKeepsWhatTheWeightsWere) {
+  const Recipe recipe = recipe_of(in("a"));
+  const CheckpointInfo info{
+      .step = 6, .tokens = 288, .recipe = to_yaml(recipe), .numerics = "n", .run_id = "a"};
+  run_local(2, [&](Communicator& ranks) {
+    ParamStore store = make_store(recipe);
+    fill(store, 6);
+    const uint64_t hash = store.hash();
+    PendingCheckpoint pending(in("a/checkpoints"), info, store, 0, ranks);
+    EXPECT_EQ(pending.step(), 6);
+    fill(store, 7);  // training goes on
+    EXPECT_FALSE(fs::exists(step(6)));
+    ranks.barrier();
+    pending.finish();
+    EXPECT_TRUE(pending.written());
+    EXPECT_EQ(read_checkpoint_info(step(6)).weights_hash, hash);
+    load_checkpoint(step(6), store, true);
+    EXPECT_EQ(store.hash(), hash);
+    EXPECT_EQ(store.moment2(0).as<float>()[0], 6);
+  });
+  EXPECT_EQ(verify_checkpoint(step(6)).fault, "");
+  EXPECT_EQ(read_file(in("a/checkpoints/latest")), "step-6\n");
+}
+
+TEST_F(Saving, InAThreadDoesNotCountBeforeItIsFinished) {
+  const Recipe recipe = recipe_of(in("a"));
+  const CheckpointInfo info{
+      .step = 6, .tokens = 288, .recipe = to_yaml(recipe), .numerics = "n", .run_id = "a"};
+  const ParamStore store = make_store(recipe);
+  const auto self = make_self();
+  { const PendingCheckpoint given_up(in("a/checkpoints"), info, store, 0, *self); }
+  EXPECT_EQ(resume().step, 4);
+  save(in("a"), "a", 8);  // and what it left goes with the next
+  EXPECT_EQ(names_in(in("a/checkpoints")),
+            (std::vector<std::string>{"latest", "step-2", "step-4", "step-8"}));
+}
+
 // In a process of its own: the library cannot close a file whose end it may not write.
 void fail_to_save(const std::string& run, rlim_t bytes) {
   const SizeLimit limit(bytes);
