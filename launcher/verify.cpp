@@ -24,18 +24,25 @@ std::string line_of(const std::string& checkpoint, const CheckpointState& state)
 ExitCode verify(const std::string& given) {
   std::string path = given;
   while (path.size() > 1 && path.ends_with('/')) path.pop_back();
+  const bool single = is_checkpoint(path);
   const std::vector<std::string> checkpoints =
-      is_checkpoint(path) ? std::vector<std::string>{path} : checkpoints_of(path);
-  if (checkpoints.empty()) {
+      single ? std::vector<std::string>{path} : checkpoints_of(path);
+  const std::string lost = single ? "" : lost_checkpoint(path);
+  if (checkpoints.empty() && lost.empty()) {
     throw InputError(path +
                      ": holds no checkpoint (a run folder or a checkpoints/step-N is wanted)");
   }
-  bool good = true;
+  bool good = lost.empty();
   for (const std::string& checkpoint : checkpoints) {
     const CheckpointState state = verify_checkpoint(checkpoint);
     good = good && state.fault.empty();
     std::fputs(line_of(checkpoint, state).c_str(), stdout);
     std::fflush(stdout);
+  }
+  if (!lost.empty()) {
+    CheckpointState state;
+    state.fault = kLostFault;
+    std::fputs(line_of(lost, state).c_str(), stdout);
   }
   return good ? ExitCode::kDone : ExitCode::kBadInput;
 }

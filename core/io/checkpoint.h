@@ -94,8 +94,13 @@ CheckpointState verify_checkpoint(const std::string& step_folder, int part = 0, 
 // All RUN/checkpoints/step-N, good or not, oldest first.
 std::vector<std::string> checkpoints_of(const std::string& run_folder);
 
-// The last of these; empty: none. (`latest` is for people and scripts.)
+// The last of these; empty: none.
 std::string latest_checkpoint(const std::string& run_folder);
+
+// What RUN/checkpoints/latest names when it is not there, nor anything newer: it was lost whole.
+// Empty: nothing is known to be lost. (Otherwise `latest` is for people and scripts.)
+std::string lost_checkpoint(const std::string& run_folder);
+inline constexpr const char* kLostFault = "missing, though `latest` names it";
 
 // Whether `path` is to be taken for a step-N folder: it has that name, or holds index.h5.
 bool is_checkpoint(const std::string& path);

@@ -63,6 +63,16 @@ std::string latest_checkpoint(const std::string& run_folder) {
   return all.empty() ? "" : all.back();
 }
 
+std::string lost_checkpoint(const std::string& run_folder) {
+  const std::string folder = run_folder + "/checkpoints", latest = folder + "/latest";
+  std::error_code ignored;
+  if (!fs::is_regular_file(latest, ignored)) return "";
+  const std::string said = read_file(latest);
+  const int64_t step = step_named(said.substr(0, said.find('\n')));
+  const std::vector<int64_t> steps = steps_in(folder);
+  return step < 0 || (!steps.empty() && steps.back() >= step) ? "" : step_path(folder, step);
+}
+
 bool is_checkpoint(const std::string& path) {
   return fs::is_regular_file(path + "/index.h5") ||
          (step_named(path) >= 0 && fs::is_directory(path));

@@ -35,7 +35,7 @@ void RunFolder::write_config(const Recipe& recipe) const {
 }
 
 void RunFolder::start_afresh() const {
-  if (latest_checkpoint(path_).empty()) {
+  if (latest_checkpoint(path_).empty() && lost_checkpoint(path_).empty()) {
     fs::remove(metrics());
     return;
   }
@@ -115,6 +115,10 @@ std::string name_of_step(const std::string& checkpoint) {
 
 // The newest good checkpoint of run.dir, if it has any checkpoint.
 void find_own(const Recipe& recipe, Communicator& ranks, ResumePoint& point) {
+  std::string lost;
+  on_root(ranks, [&] { lost = lost_checkpoint(recipe.run.dir); });
+  lost = ranks.broadcast(lost, 0);
+  if (!lost.empty()) point.faults.push_back(name_of_step(lost) + ": " + kLostFault);
   const std::vector<std::string> all = candidates(recipe.run.dir, ranks);
   for (const std::string& path : all) {
     const std::string fault = fault_of(path, ranks);
@@ -126,9 +130,10 @@ void find_own(const Recipe& recipe, Communicator& ranks, ResumePoint& point) {
     point.damaged.push_back(path);
     point.faults.push_back(name_of_step(path) + ": " + fault);
   }
-  if (all.empty()) return;
+  if (point.faults.empty()) return;
+  const size_t before = point.faults.size() - 1;
   const std::string others =
-      all.size() == 1 ? "" : fmt::format(" (nor any of the {} before it is good)", all.size() - 1);
+      before == 0 ? "" : fmt::format(" (nor any of the {} before it is good)", before);
   throw AgreedError(fmt::format("{}/checkpoints: {}{}; run.resume=never starts anew and keeps them",
                                 recipe.run.dir, point.faults.front(), others),
                     ExitCode::kBadInput);

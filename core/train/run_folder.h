@@ -38,12 +38,12 @@ struct ResumePoint {
   int64_t repeated_passes = 0;  // of the run so far
   bool own = false;             // the checkpoint is one of run.dir: its metrics go on too
   bool finished = false;        // nothing is left to do
-  // Newer checkpoints of run.dir that were found damaged, newest first, and what is wrong with each
-  // in one line ("checkpoint step-40: rank-1.h5: missing").
+  // Newer checkpoints of run.dir that were found damaged, newest first; and in one line each what
+  // is wrong with these, or that one is lost ("checkpoint step-40: rank-1.h5: missing").
   std::vector<std::string> damaged, faults;
 };
 
-// By run.resume: never; auto (the newest good checkpoint of run.dir, whatever `latest` says); PATH
+// By run.resume: never; auto (the newest good checkpoint of run.dir); PATH
 // of a run folder or a step-N, from which a fresh run.dir starts, and which later starts of the
 // same recipe go on with. Reads only. The ranks share out the files to check, and a checkpoint is
 // good when all of them say so. Collective; throws AgreedError of code kBadInput when all
