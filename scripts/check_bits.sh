@@ -20,12 +20,6 @@ keys() {
   esac
 }
 
-# What must agree: rows without their times, and the hash of the weights.
-result_of() {
-  sed 1d "$1/metrics.jsonl" | sed -E 's/"seconds":[^,]*,"tokens_per_s":[^,}]*//'
-  "$program" verify "$1" | sed -n 's/.*weights/weights/p'
-}
-
 check() {
   local model=$1 precision=$2 ranks micro threads shard run
   local -a arguments
@@ -42,7 +36,7 @@ check() {
         timeout -k 10 300 mpirun -q --bind-to none -n "$ranks" "$program" "$root/recipes/reverse.yaml" \
           "${arguments[@]}" "precision=$precision" train.batch=8 "train.micro_batch=$micro" \
           "parallel.threads=$threads" "parallel.shard=$shard" eval.batches=1 "run.dir=$run" >/dev/null
-        result_of "$run" >"$folder/got"
+        result_of "$program" "$run" >"$folder/got"
         [[ -e $folder/want ]] || cp "$folder/got" "$folder/want"
         compared=$((compared + 1))
         if ! cmp -s "$folder/want" "$folder/got"; then

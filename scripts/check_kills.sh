@@ -1,78 +1,167 @@
 #!/usr/bin/env bash
-# kill -9 of a random rank at a random moment of a short run with a checkpoint after every other step,
-# 50 times; each time the same command goes on, on another random number of ranks, until the run is
-# done. The rows (but the times) and the final weights must be those of a run that was never killed.
-#   scripts/check_kills.sh          KILLS=50 SEED=1 RANKS=4 (at most)
+# kill -9 of a random rank, 50 times, while it starts, trains or saves; then the same command again,
+# on a random number of ranks, until the run is done, and then another run. Every step-N that a kill
+# leaves must be good, and at the end the rows (but their times) and the weights must be those of a run
+# that was never killed.
+#   scripts/check_kills.sh     KILLS=50 SEED=1 RANKS="1 2 3 4": the numbers of ranks to choose from
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+program=$root/build/release/bin/rwkv-dist
+[[ -x $program ]] || fail "no $program: scripts/train.sh or scripts/test.sh builds it"
 mapfile -t settings < <(mpi_settings)
 export "${settings[@]}"
-program=$root/build/release/bin/rwkv-dist
+kills=${KILLS:-50}
+read -ra choices <<<"${RANKS:-1 2 3 4}"
+RANDOM=${SEED:-1}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-kills=${KILLS:-50} most=${RANKS:-4}
-RANDOM=${SEED:-1}
-arguments=("$root/recipes/reverse.yaml" model.layers=2 model.width=32 model.head_size=16
-  train.context=32 train.batch=5 train.steps=400 checkpoint.every=2 eval.batches=1 log.every=200)
+# About as much saving as training.
+recipe=("$root/recipes/reverse.yaml" model.layers=2 model.width=32 model.head_size=16
+  train.context=32 train.batch=5 train.steps=160 checkpoint.every=2 eval.batches=1 log.every=200
+  parallel.threads=1)
 
-start() { # start RANKS DIR
-  exec timeout -k 10 120 mpirun -q --bind-to none -n "$1" "$program" "${arguments[@]}" "run.dir=$2"
+start() { # start RANKS RUN; replaces the shell
+  exec timeout -k 10 120 mpirun -q --bind-to none -n "$1" "$program" "${recipe[@]}" "run.dir=$2"
 }
 
-# ranks_of DIR: the processes of the program itself, not those of mpirun.
-ranks_of() {
-  pgrep -f "^[^ ]*/rwkv-dist .*run\.dir=$1\$" || true
-}
+milliseconds() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
 
-result_of() {
-  sed 1d "$1/metrics.jsonl" | sed -E 's/"seconds":[^,]*,"tokens_per_s":[^,}]*//'
-  "$program" verify "$1" | sed -n 's/.*weights/weights/p' | tail -n 1
-}
-
-(start 1 "$folder/whole") >/dev/null
-result_of "$folder/whole" >"$folder/want"
-
-failed=0 done_runs=0 killed=0 run=0
-while ((killed < kills)); do
-  run=$((run + 1)) attempts=0
-  while true; do
-    attempts=$((attempts + 1))
-    ranks=$((1 + RANDOM % most))
-    (start "$ranks" "$folder/run-$run") >"$folder/out" 2>&1 &
-    job=$!
-    victim=
-    if ((killed < kills)); then
-      # From before MPI has started to well into the run.
-      sleep "$(printf '0.%03d' $((50 + RANDOM % 900)))"
-      mapfile -t alive < <(ranks_of "$folder/run-$run")
-      ((${#alive[@]})) && victim=${alive[RANDOM % ${#alive[@]}]}
-      if [[ -n $victim ]] && kill -9 "$victim" 2>/dev/null; then
-        killed=$((killed + 1))
-      else
-        victim=
+# rank_process JOB RANK: the process of that rank, where JOB is the timeout around its mpirun.
+rank_process() {
+  local launcher process
+  for launcher in $(pgrep -P "$1"); do
+    for process in $(pgrep -P "$launcher"); do
+      if grep -qzx "OMPI_COMM_WORLD_RANK=$2" "/proc/$process/environ" 2>/dev/null; then
+        echo "$process"
+        return
       fi
-    fi
-    code=0
-    wait "$job" || code=$?
-    if ((code == 0)); then break; fi
-    if [[ -z $victim ]]; then
-      echo "run $run, attempt $attempts: code $code without a kill:"
-      cat "$folder/out"
-      failed=$((failed + 1))
-      break
-    fi
-    # Ranks of a killed mpirun may live a second longer and hold the run folder's lock.
-    while [[ -n $(ranks_of "$folder/run-$run") ]]; do sleep 0.05; done
+    done
   done
-  result_of "$folder/run-$run" >"$folder/got" || true
-  if cmp -s "$folder/want" "$folder/got"; then
-    done_runs=$((done_runs + 1))
-    echo "run $run: $attempts starts, same rows and weights ($killed kills so far)"
+}
+
+# saving RUN: a checkpoint of this start, not one that an earlier one left, is half written.
+saving() {
+  local half
+  for half in "$1"/checkpoints/step-*.tmp; do
+    if [[ $half -nt $folder/started ]]; then return; fi
+  done
+  return 1
+}
+
+# strike JOB RUN RANK MOMENT DELAY: kills RANK DELAY ms after it exists, or MOMENT "save": after the
+# first half of a checkpoint is there. Fails when the job ends before. Sets `waited`.
+strike() {
+  local job=$1 run=$2 rank=$3 moment=$4 delay=$5 process='' begin
+  while [[ -z $process ]]; do
+    kill -0 "$job" 2>/dev/null || return 1
+    process=$(rank_process "$job" "$rank")
+  done
+  begin=$(milliseconds)
+  if [[ $moment == save ]]; then
+    until saving "$run"; do
+      kill -0 "$process" 2>/dev/null || return 1
+      sleep 0.002
+    done
+  fi
+  sleep "$(printf '%d.%03d' $((delay / 1000)) $((delay % 1000)))"
+  waited=$(($(milliseconds) - begin))
+  kill -9 "$process" 2>/dev/null
+}
+
+# end_of JOB STATE: waits for the job's end, which a dead rank must bring at once. Open MPI 4.1 itself
+# waits for ever, whatever the program, when a rank dies while it introduces itself to mpirun, and
+# says "PMIX ERROR"; then this ends it as its user would. Any other wait is a fault.
+end_of() {
+  local job=$1 state=$2 tenths launcher
+  local -a processes
+  for ((tenths = 0; tenths < 100; tenths++)); do
+    kill -0 "$job" 2>/dev/null || return 0
+    sleep 0.1
+  done
+  if [[ $state == starting ]] && grep -q 'PMIX ERROR' "$folder/said"; then
+    stuck=$((stuck + 1))
   else
-    failed=$((failed + 1))
-    echo "run $run: DIFFERS after $attempts starts"
-    diff "$folder/want" "$folder/got" | head -n 4 || true
+    wrong "mpirun goes on without the rank"
+  fi
+  for launcher in $(pgrep -P "$job"); do
+    mapfile -t processes < <(pgrep -P "$launcher"; echo "$launcher")
+    kill -9 "${processes[@]}" 2>/dev/null || true
+  done
+}
+
+# state_of RUN: what the kill came into.
+state_of() {
+  if saving "$1"; then
+    echo saving
+  elif [[ $1/metrics.jsonl -nt $folder/started ]]; then
+    echo training
+  else
+    echo starting
+  fi
+}
+
+# wrong WHAT: says it with what the program said.
+wrong() {
+  failed=$((failed + 1))
+  echo "WRONG: $*"
+  tail -n 20 "$folder/said"
+}
+
+# one_start RUN: 0 when the run is done, 1 when it was killed, 2 when it is lost. Always draws as many
+# random numbers, so that a seed means the same kills as nearly as clocks permit.
+one_start() {
+  local run=$1 ranks=${choices[RANDOM % ${#choices[@]}]} delay=$RANDOM job code=0 state
+  local rank=$((RANDOM % ranks)) moments=(start run save) spans=(120 1500 12)
+  local which=$((RANDOM % 3))
+  touch "$folder/started"
+  (start "$ranks" "$run") >"$folder/said" 2>&1 &
+  job=$!
+  local struck=false
+  if ((killed < kills)) &&
+    strike "$job" "$run" "$rank" "${moments[which]}" $((delay % spans[which])); then
+    struck=true
+  fi
+  if $struck; then
+    state=$(state_of "$run")
+    end_of "$job" "$state"
+  fi
+  wait "$job" 2>/dev/null || code=$?
+  if ((code == 0)); then return 0; fi
+  if ! $struck; then
+    wrong "code $code without a kill"
+    return 2
+  fi
+  killed=$((killed + 1))
+  count[$state]=$((count[$state] + 1))
+  echo "kill $killed: rank $rank of $ranks, $waited ms after its start, $state"
+  if compgen -G "$run/checkpoints/step-*[0-9]" >/dev/null; then
+    "$program" verify "$run" >"$folder/said" 2>&1 || wrong "a checkpoint is damaged"
+  fi
+  return 1
+}
+
+declare -A count=([starting]=0 [training]=0 [saving]=0)
+failed=0 killed=0 stuck=0 same=0 number=0
+(start 1 "$folder/whole") >/dev/null
+result_of "$program" "$folder/whole" >"$folder/want"
+while ((killed < kills && failed < 5)); do
+  number=$((number + 1)) starts=0
+  run=$folder/run-$number
+  outcome=1
+  while ((outcome == 1)); do
+    starts=$((starts + 1)) outcome=0
+    one_start "$run" || outcome=$?
+  done
+  if ((outcome == 2)); then continue; fi
+  result_of "$program" "$run" >"$folder/got" || true
+  if diff "$folder/want" "$folder/got" | head -n 6 >"$folder/said"; then
+    same=$((same + 1))
+    echo "run $number: done after $starts starts, same rows and weights"
+  else
+    wrong "run $number differs after $starts starts"
   fi
 done
-echo "$killed kills, $done_runs runs with the bits of the one that was never killed, $failed wrong"
+if ((stuck)); then echo "mpirun itself was stuck $stuck times (PMIX ERROR)"; fi
+echo "$killed kills (${count[starting]} starting, ${count[training]} training, ${count[saving]} saving)," \
+  "$same runs with the bits of the one that was never killed, $failed wrong"
 ((failed == 0))

@@ -37,6 +37,13 @@ mpi_settings() {
   done
 }
 
+# result_of PROGRAM RUN: what must not depend on ranks, kills and resumes: every row of the metrics but
+# its times, and the hash of the newest checkpoint's weights.
+result_of() {
+  sed 1d "$2/metrics.jsonl" | sed -E 's/"seconds":[^,]*,"tokens_per_s":[^,}]*//'
+  "$1" verify "$2" | sed -n 's/.*weights/weights/p' | tail -n 1
+}
+
 # Our own sources, one a line, from the endings given (h cpp cu ...).
 our_sources() {
   local folder ending
