@@ -60,22 +60,18 @@ void wkv7(benchmark::State& state) {
   const int64_t h = state.range(1), n = state.range(2);
   const Shape tokens{1, kTokens, h, n}, square{1, h, n, n};
   const Shape saved{1, h, wkv7_saved_states(kTokens), n, wkv7_state_stride(n)};
-  const Wkv7Forward forward{.r = memory.make(type, tokens),
-                            .k = memory.make(type, tokens),
-                            .v = memory.make(type, tokens),
-                            .a = memory.make(type, tokens),
-                            .b = memory.make(type, tokens),
-                            .w_raw = memory.make(acc, tokens),
+  const Wkv7Sequence in{.r = memory.make(type, tokens),
+                        .k = memory.make(type, tokens),
+                        .v = memory.make(type, tokens),
+                        .a = memory.make(type, tokens),
+                        .b = memory.make(type, tokens),
+                        .w_raw = memory.make(acc, tokens)};
+  const Wkv7Forward forward{.in = in,
                             .s_in = memory.make(acc, square),
                             .y = memory.make(type, tokens),
                             .s_out = memory.make(acc, square),
                             .s_saved = memory.make(acc, saved)};
-  const Wkv7Backward backward{.r = forward.r,
-                              .k = forward.k,
-                              .v = forward.v,
-                              .a = forward.a,
-                              .b = forward.b,
-                              .w_raw = forward.w_raw,
+  const Wkv7Backward backward{.in = in,
                               .s_saved = forward.s_saved,
                               .dy = memory.make(type, tokens),
                               .ds_out = {},

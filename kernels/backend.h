@@ -27,6 +27,7 @@ using Kernel = void (*)(const Stream&, const Op&);
 struct Backend {
   std::string_view name;  // reference | cpu
   std::string_view isa;   // what it was compiled for: generic | avx2 | avx512
+  std::string build;      // compiler and libraries that its bits depend on
   bool bf16 = false;      // computes in bf16 (else the caller falls back to f32, and says so)
   bool f64 = false;
 
@@ -44,8 +45,11 @@ struct Backend {
   Kernel<TokenShiftBackward> token_shift_backward;
   Kernel<TimeMixInForward> time_mix_in_forward;
   Kernel<TimeMixInBackward> time_mix_in_backward;
+  Kernel<Wkv7Map> wkv7_map;
   Kernel<Wkv7Forward> wkv7_forward;
+  Kernel<Wkv7MapBackward> wkv7_map_backward;
   Kernel<Wkv7Backward> wkv7_backward;
+  Kernel<Wkv7Fold> wkv7_fold;
   Kernel<TimeMixOutForward> time_mix_out_forward;
   Kernel<TimeMixOutBackward> time_mix_out_backward;
   Kernel<CrossEntropy> cross_entropy;

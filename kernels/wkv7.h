@@ -2,17 +2,30 @@
 // S[i][j], row i = value, column j = key:
 //   S_t = S_{t-1} diag(w_t) + (S_{t-1} a_t) b_t^T + v_t k_t^T,   y_t = S_t r_t
 //   w_t = exp(-e^-1/2 sigmoid(w_raw_t)), in (0.545, 1)
+// Over a run of tokens the state's way is affine: S_out = S_in M + B (rows of S never mix). Tiles
+// of a sequence have their maps (M, B), and backward C, the gradient of S_in that the tile's own
+// outputs cause: dS_in = dS_out M^T + C. A fold over maps is how a state crosses tiles, on one
+// rank and over ranks, with the same bits.
 #pragma once
 
 #include "core/base/tensor.h"
 
 namespace rwkv {
 
-// The state before every kWkv7Saved-th token is kept for the backward pass.
+// The state before every kWkv7Saved-th token of a tile is kept for the backward pass. Tiles have
+// `tile` tokens, the last one is cut short; tile 0: all tokens are one.
 inline constexpr int64_t kWkv7Saved = 16;
-inline constexpr int64_t wkv7_saved_states(int64_t tokens) {
-  return (tokens + kWkv7Saved - 1) / kWkv7Saved;
+inline constexpr int64_t wkv7_tiles(int64_t tokens, int64_t tile) {
+  return tile == 0 ? 1 : (tokens + tile - 1) / tile;
 }
+inline constexpr int64_t wkv7_saved_states(int64_t tokens, int64_t tile = 0) {
+  if (tile == 0) tile = tokens;
+  const int64_t rest = tokens % tile;
+  return tokens / tile * ((tile + kWkv7Saved - 1) / kWkv7Saved) +
+         (rest + kWkv7Saved - 1) / kWkv7Saved;
+}
+
+inline constexpr int64_t kWkv7MaxHead = 256;  // N
 
 // A saved state has N rows of this many elements: N rounded up to 16, 32, 64, 128 or 256.
 inline constexpr int64_t wkv7_state_stride(int64_t head_size) {
@@ -21,33 +34,76 @@ inline constexpr int64_t wkv7_state_stride(int64_t head_size) {
   return stride;
 }
 
-struct Wkv7Forward {
+// What the recurrence reads, and where its tiles end.
+struct Wkv7Sequence {
   ConstTensor r, k, v, a, b;  // (B, T, H, N)
   ConstTensor w_raw;          // (B, T, H, N) acc
-  ConstTensor s_in;           // (B, H, N, N) acc
-  Tensor y;                   // (B, T, H, N)
-  Tensor s_out;               // (B, H, N, N) acc; may be s_in
-  Tensor s_saved;  // (B, H, wkv7_saved_states(T), N, wkv7_state_stride(N)) acc, layout of
-                   // the backend's own choice; empty: no backward will follow
+  ConstTensor starts =
+      {};            // (B, T) i32, not 0: a document starts here, from the zero state; empty: none
+  int64_t tile = 0;  // 0: all tokens
+};
+
+// Maps of tiles: (tiles, B, H, N, wkv7_state_stride(N)) acc, layout of the backend's own choice,
+// for Wkv7Forward, Wkv7Backward and Wkv7Fold to read.
+
+// M and B of tiles [first, end); r is not read.
+struct Wkv7Map {
+  Wkv7Sequence in;
+  int64_t first = 0, end = 0;
+  Tensor m, b;
+};
+
+// C of tiles [first, end); k and v are not read.
+struct Wkv7MapBackward {
+  Wkv7Sequence in;
+  ConstTensor dy;  // (B, T, H, N)
+  int64_t first = 0, end = 0;
+  Tensor c;
+};
+
+// With m and b the state is folded at the end of each tile: S <- S M + B. Their entries are not
+// read for a first tile that starts from zero (0 M + B is what the recurrence leaves there) and for
+// the last tile when s_out is not wanted.
+struct Wkv7Forward {
+  Wkv7Sequence in;
+  ConstTensor s_in;            // (B, H, N, N) acc; empty: zero
+  ConstTensor m = {}, b = {};  // empty: the recurrence runs through
+  Tensor y;                    // (B, T, H, N)
+  Tensor s_out;                // (B, H, N, N) acc; may be s_in; empty: not wanted
+  Tensor s_saved;  // (B, H, wkv7_saved_states(T, tile), N, wkv7_state_stride(N)) acc, layout
+                   // of the backend's own choice; empty: no backward will follow
 };
 
 // Elements of scratch (acc type) that a backward pass needs a thread.
 inline constexpr int64_t wkv7_backward_scratch(int64_t head_size) {
-  return (kWkv7Saved + 2) * head_size * wkv7_state_stride(head_size) + 8 * head_size;
+  return (kWkv7Saved + 4) * head_size * wkv7_state_stride(head_size) + 8 * head_size;
 }
 
+// With m and c the gradient is folded at the start of each tile: dS <- dS M^T + C. Their entries
+// are not read for a last tile behind which nothing follows (ds_out empty) and for the first tile
+// when ds_in is not wanted.
 struct Wkv7Backward {
-  ConstTensor r, k, v, a, b;  // (B, T, H, N)
-  ConstTensor w_raw;          // (B, T, H, N) acc
-  ConstTensor s_saved;        // as the forward pass left it
-  ConstTensor dy;             // (B, T, H, N)
-  ConstTensor ds_out;         // (B, H, N, N) acc; empty: zero
-  Tensor dr, dk, dv;          // (B, T, H, N): the recurrence's gradient is ADDED to what is there
-                              // (the bonus term's)
-  Tensor da, db;              // (B, T, H, N) overwritten
-  Tensor dw_raw;              // (B, T, H, N) acc, overwritten
-  Tensor ds_in;               // (B, H, N, N) acc, overwritten; empty: not wanted
-  Tensor scratch;             // (threads, wkv7_backward_scratch(N)) acc, 64-byte aligned
+  Wkv7Sequence in;
+  ConstTensor s_saved;         // as the forward pass left it
+  ConstTensor dy;              // (B, T, H, N)
+  ConstTensor ds_out;          // (B, H, N, N) acc; empty: zero
+  ConstTensor m = {}, c = {};  // empty: the gradient runs through
+  Tensor dr, dk, dv;           // (B, T, H, N): the recurrence's gradient is ADDED to what is there
+                               // (the bonus term's)
+  Tensor da, db;               // (B, T, H, N) overwritten
+  Tensor dw_raw;               // (B, T, H, N) acc, overwritten
+  Tensor ds_in;                // (B, H, N, N) acc, overwritten; empty: not wanted
+  Tensor scratch;              // (threads, wkv7_backward_scratch(N)) acc, 64-byte aligned
+};
+
+// out = `from` folded over tiles [first, end) in order: S <- S M + add; or, transposed, from tile
+// end - 1 down to first: dS <- dS M^T + add.
+struct Wkv7Fold {
+  ConstTensor m, add;  // B, or C when transposed
+  int64_t first = 0, end = 0;
+  bool transposed = false;
+  ConstTensor from;  // (B, H, N, N) acc; empty: zero
+  Tensor out;        // (B, H, N, N) acc; may be `from`
 };
 
 }  // namespace rwkv

@@ -29,7 +29,7 @@ std::string memory_text(const Recipe& recipe, const Machine& machine, const Mode
       plan_param_store(model.params(), machine.precision, true, machine.leaf > 0, {parts, 0});
   const Workspace plan(model,
                        {machine.precision, micro, recipe.train.context, machine.threads, true,
-                        recipe.train.recompute == "block", machine.leaf},
+                        recipe.train.recompute == "block", machine.leaf, machine.tile, true},
                        false);
   add_entries(entries, plan.entries());
   rusage usage{};

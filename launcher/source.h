@@ -18,7 +18,7 @@ struct LoadedSource {
   std::unique_ptr<Model> model;
   std::unique_ptr<ParamStore> store;
 
-  Pass pass() const { return {{machine.threads}, *machine.ops}; }
+  Pass pass() const { return {{machine.threads}, *machine.ops, machine.leaf, machine.tile}; }
 };
 
 // Not collective. InputError when SOURCE or an override is bad.

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The promise of parallel.reduction=exact: for a small model and for one with every product of the
 # 12 x 768 block, in fp32 and bf16, on 1, 2, 3, 4, 5 and 8 ranks x micro-batch 1, 2, all x threads 1,
-# 2 x optimizer state whole or split, every row of the metrics (but the times) and the final weights have the same bits.
+# 2 x optimizer state whole or split, every row of the metrics (but the times) and the final weights
+# have the same bits. Contexts are several leaves, leaves several tiles, the last ones cut short.
 #   scripts/check_bits.sh [small|wide]     PRECISIONS="fp32 bf16" RANKS="1 2 3 4 5 8"
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -15,8 +16,8 @@ failed=0 compared=0
 # keys NAME: the model's part of the command line.
 keys() {
   case $1 in
-    small) echo model.layers=2 model.width=64 model.head_size=32 train.context=96 train.steps=6 ;;
-    wide) echo model.layers=2 model.width=768 model.head_size=64 train.context=48 train.steps=3 ;;
+    small) echo model.layers=2 model.width=64 model.head_size=32 train.context=96 train.steps=6 parallel.leaf=32 parallel.tile=16 ;;
+    wide) echo model.layers=2 model.width=768 model.head_size=64 train.context=48 train.steps=3 parallel.leaf=32 parallel.tile=16 ;;
   esac
 }
 

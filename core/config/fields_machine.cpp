@@ -67,8 +67,8 @@ constexpr Field kRows[] = {
      .type = kInteger,
      .range = {.min = 1, .max = 1099511627776},
      .fallback = "128",
-     .built = "128",
-     .doc = "tokens of one step of the fold over states",
+     .doc = "exact: tokens of one step of the fold over states; the greatest common divisor with "
+            "parallel.leaf is taken",
      .place = at<&Recipe::parallel, &ParallelConfig::tile>},
     {.name = "parallel.shard",
      .type = kText,

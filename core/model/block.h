@@ -43,7 +43,8 @@ struct Carry {
   CarryKind kind = CarryKind::kHalo;
 };
 
-// One tensor (B, ...) acc for each Carry, in that order.
+// One tensor (B, ...) acc for each Carry, in that order. An empty tensor of kind kAffine: a zero
+// state, or one that is not wanted.
 using Boundary = std::span<const Tensor>;
 
 // leaf: tokens of a gradient partial and of a call's rows (`parallel.leaf`), so that the bits do
@@ -52,6 +53,9 @@ struct Pass {
   Stream stream;
   const Backend& ops;
   int64_t leaf = 0;
+  // Tokens after which the recurrent state is folded (`parallel.tile`), counted from the pass's
+  // first token; 0: never.
+  int64_t tile = 0;
 
   Leaves leaves(int64_t tokens) const { return {tokens, leaf, 0}; }
 };
@@ -67,6 +71,8 @@ struct BlockPlan {
   int64_t batch = 0, tokens = 0;
   int threads = 1;
   bool backward = true;  // false: inference, nothing is kept
+  int64_t tile = 0;      // that of the passes (Pass::tile)
+  bool whole = false;    // affine states enter as zero and are not wanted behind the last token
 };
 
 class Block {

@@ -20,7 +20,9 @@ size_t index_of(const std::vector<ParamSpec>& specs, std::string_view name) {
   throw Error("internal: the table has no " + std::string(name));
 }
 
-void zero(const Tensor& t) { std::memset(t.data, 0, static_cast<size_t>(t.bytes())); }
+void zero(const Tensor& t) {
+  if (!t.empty()) std::memset(t.data, 0, static_cast<size_t>(t.bytes()));
+}
 
 // As many whole leaves from row `begin` on as `step` rows hold.
 int64_t chunk_end(const Leaves& leaves, int64_t begin, int64_t rows, int64_t step) {

@@ -22,8 +22,9 @@ struct ModelPlan {
   int64_t batch = 0, tokens = 0;  // B, T of a micro-batch
   int threads = 1;
   bool backward = true;
-  bool recompute = false;  // keep only the blocks' inputs; run each block's forward again
-  int64_t leaf = 0;        // that of the passes (Pass::leaf)
+  bool recompute = false;      // keep only the blocks' inputs; run each block's forward again
+  int64_t leaf = 0, tile = 0;  // those of the passes (Pass::leaf, Pass::tile)
+  bool whole = false;          // BlockPlan::whole: training and evaluation of whole samples
 };
 
 class Model;
@@ -38,7 +39,8 @@ class Workspace {
   Tensor loss;  // (B, T) acc: nats of each token, unweighted
   Tensor best;  // (B, T) i32: the most likely token
 
-  // Carried states, one vector a layer, tensors (B, ...) acc in the order of Block::carries().
+  // Carried states, one vector a layer, tensors (B, ...) acc in the order of Block::carries();
+  // those of kind kAffine are empty under ModelPlan::whole.
   using States = std::vector<std::vector<Tensor>>;
   States entering, leaving, dentering;
 

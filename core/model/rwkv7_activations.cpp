@@ -37,11 +37,12 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
   for (Tensor& t : mixed) t = borrow("mixes", sequence);
   z = borrow("time mix output", flat);
   squared = borrow("channel mix hidden", {rows, model.ffn_width});
+  if (plan.tile > 0) plan_tiles(saved, scratch, plan);
   if (!plan.backward) return;
   x_mid = keep("residual stream", sequence);
-  states = saved.take(
-      "states", acc,
-      {batch_, heads, wkv7_saved_states(tokens_), head_size_, wkv7_state_stride(head_size_)});
+  states = saved.take("states", acc,
+                      {batch_, heads, wkv7_saved_states(tokens_, plan.tile), head_size_,
+                       wkv7_state_stride(head_size_)});
   for (Tensor& t : dmixed) t = borrow("gradients of mixes", sequence);
   du = borrow("gradients", sequence);
   for (Tensor* t : {&dy, &dr, &dk, &dv, &da, &db, &dkey, &dvalue, &diclr, &dresidual}) {
@@ -49,6 +50,14 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
   }
   dw_raw = scratch.take("gradients", acc, flat);
   wkv_scratch = scratch.take("recurrence", acc, {plan.threads, wkv7_backward_scratch(head_size_)});
+}
+
+void Rwkv7Block::Activations::plan_tiles(Arena& saved, Arena& scratch, const BlockPlan& plan) {
+  const int64_t tiles = wkv7_tiles(tokens_, plan.tile);
+  if (plan.whole && tiles <= 2) return;  // the first starts from zero, behind the last is nothing
+  const Shape shape{tiles, batch_, width_ / head_size_, head_size_, wkv7_state_stride(head_size_)};
+  tile_maps = (plan.backward ? saved : scratch).take("tile maps", plan.precision.accumulate, shape);
+  tile_states = scratch.take("tile maps", plan.precision.accumulate, shape);
 }
 
 void Rwkv7Block::Activations::plan_low_rank(Arena& saved, Arena& scratch, LowRank& mlp,
@@ -173,6 +182,16 @@ TimeMixOutForward Rwkv7Block::Call::time_mix_out(int64_t head_size) const {
           .head_size = head_size,
           .eps = 64e-5,
           .z = a.z};
+}
+
+Wkv7Sequence Rwkv7Block::Call::recurrence() const {
+  return {.r = a.heads(a.r),
+          .k = a.heads(a.k),
+          .v = a.heads(a.v),
+          .a = a.heads(a.a),
+          .b = a.heads(a.b),
+          .w_raw = a.heads(a.w_raw),
+          .tile = pass.tile};
 }
 
 }  // namespace rwkv

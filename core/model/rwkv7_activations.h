@@ -34,6 +34,7 @@ struct Rwkv7Block::Activations final : Saved {
   Tensor x_mid;                         // (B, T, C) after time mix
   Tensor hidden;                        // (R, F) before the activation
   Tensor states;                        // (B, H, chunks, N, stride) acc
+  Tensor tile_maps;                     // (tiles, B, H, N, stride) acc: M; empty: none needed
   LowRank decay, iclr, residual, gate;
 
   // Scratch.
@@ -41,12 +42,14 @@ struct Rwkv7Block::Activations final : Saved {
   Tensor z, squared, du;                                          // (R, C), (R, F), (B, T, C)
   Tensor dy, dr, dk, dv, da, db, dkey, dvalue, diclr, dresidual;  // (R, C)
   Tensor dw_raw, wkv_scratch;                                     // (R, C) acc; (threads, n) acc
+  Tensor tile_states;  // (tiles, B, H, N, stride) acc: B, backward C
 
   int64_t tokens() const { return tokens_; }
   Tensor rows(const Tensor& t) const;   // (R, last dimension)
   Tensor heads(const Tensor& t) const;  // (B, T, H, N)
 
  private:
+  void plan_tiles(Arena& saved, Arena& scratch, const BlockPlan&);
   void plan_low_rank(Arena& saved, Arena& scratch, LowRank&, std::string_view name, int64_t rank,
                      const BlockPlan&);
   int64_t batch_, tokens_, width_, head_size_;
@@ -79,6 +82,7 @@ struct Rwkv7Block::Call {
   TokenShiftForward shift_time_mix(const Tensor& halo, const Tensor& halo_out) const;
   TokenShiftForward shift_channel_mix(const Tensor& halo, const Tensor& halo_out) const;
   TimeMixOutForward time_mix_out(int64_t head_size) const;
+  Wkv7Sequence recurrence() const;
 };
 
 }  // namespace rwkv

@@ -94,16 +94,7 @@ void Rwkv7Block::time_mix_forward(const Call& call, ConstTensor x, const Flow& o
                                    .v = a.v,
                                    .a = a.a,
                                    .b = a.b});
-  ops.wkv7_forward(stream, {.r = a.heads(a.r),
-                            .k = a.heads(a.k),
-                            .v = a.heads(a.v),
-                            .a = a.heads(a.a),
-                            .b = a.heads(a.b),
-                            .w_raw = a.heads(a.w_raw),
-                            .s_in = entering[kWkv],
-                            .y = a.heads(a.y),
-                            .s_out = leaving[kWkv],
-                            .s_saved = a.states});
+  recurrence_forward(call, entering[kWkv], at(leaving, kWkv));
   ops.time_mix_out_forward(stream, call.time_mix_out(config_.head_size));
   // The residual stream: out.x = x + O z.
   if (out.x.data != x.data) ops.cast(stream, {x, out.x});
@@ -163,9 +154,8 @@ void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary ente
                            call.grad(P::kLn2Weight), call.grad(P::kLn2Bias), call.leaves()});
 }
 
-// From dx to the gradients of the recurrence's operands: dr, dk, dv, da, db, dw_raw, dg.
-void Rwkv7Block::recurrence_backward(const Call& call, ConstTensor dx, Boundary entering,
-                                     Boundary dleaving, Boundary dentering) const {
+// From dx to the gradient of what follows the recurrence: dy, dg, and the bonus's dr, dk, dv.
+void Rwkv7Block::output_backward(const Call& call, ConstTensor dx, Boundary entering) const {
   const auto& [pass, params, index, a] = call;
   const Backend& ops = pass.ops;
   ops.token_shift_forward(pass.stream, call.shift_time_mix(entering[kAttShift], {}));
@@ -192,23 +182,6 @@ void Rwkv7Block::recurrence_backward(const Call& call, ConstTensor dx, Boundary 
                                           .dln_bias = call.grad(P::kLnXBias),
                                           .dr_k = call.grad(P::kRk),
                                           .leaves = call.leaves()});
-  ops.wkv7_backward(pass.stream, {.r = a.heads(a.r),
-                                  .k = a.heads(a.k),
-                                  .v = a.heads(a.v),
-                                  .a = a.heads(a.a),
-                                  .b = a.heads(a.b),
-                                  .w_raw = a.heads(a.w_raw),
-                                  .s_saved = a.states,
-                                  .dy = a.heads(a.dy),
-                                  .ds_out = at(dleaving, kWkv),
-                                  .dr = a.heads(a.dr),
-                                  .dk = a.heads(a.dk),
-                                  .dv = a.heads(a.dv),
-                                  .da = a.heads(a.da),
-                                  .db = a.heads(a.db),
-                                  .dw_raw = a.heads(a.dw_raw),
-                                  .ds_in = at(dentering, kWkv),
-                                  .scratch = a.wkv_scratch});
 }
 
 void Rwkv7Block::low_rank_backward(const Call& call) const {
@@ -231,7 +204,8 @@ void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor 
                                    Tensor dv_first, Boundary entering, Boundary dleaving,
                                    Boundary dentering) const {
   const auto& [pass, params, index, a] = call;
-  recurrence_backward(call, dx, entering, dleaving, dentering);
+  output_backward(call, dx, entering);
+  recurrence_backward(call, at(dleaving, kWkv), at(dentering, kWkv));
   pass.ops.time_mix_in_backward(pass.stream, {.iclr = a.iclr_out,
                                               .value_gate = a.residual_out,
                                               .key = a.key,

@@ -34,8 +34,9 @@ class Rwkv7Block final : public Block {
   void time_mix_backward(const Call&, ConstTensor x, ConstTensor v_first, Tensor dx,
                          Tensor dv_first, Boundary entering, Boundary dleaving,
                          Boundary dentering) const;
-  void recurrence_backward(const Call&, ConstTensor dx, Boundary entering, Boundary dleaving,
-                           Boundary dentering) const;
+  void recurrence_forward(const Call&, ConstTensor entering, Tensor leaving) const;
+  void recurrence_backward(const Call&, ConstTensor dleaving, Tensor dentering) const;
+  void output_backward(const Call&, ConstTensor dx, Boundary entering) const;
   void low_rank_backward(const Call&) const;
 
   ModelConfig config_;

@@ -43,7 +43,7 @@ void Workspace::bind(const Model& model, Arena& saved, Arena& scratch) {
   }
 
   const BlockPlan block_plan{plan_.precision, plan_.batch, plan_.tokens, plan_.threads,
-                             plan_.backward};
+                             plan_.backward,  plan_.tile,  plan_.whole};
   const int64_t common = saved.mark();
   saved_.clear();
   for (size_t l = 0; l < model.layers(); ++l) {
@@ -71,7 +71,9 @@ void Workspace::bind_states(const Model& model, Arena& arena) {
         for (int i = 0; i < carry.shape.rank; ++i) {
           shape.dim[static_cast<size_t>(shape.rank++)] = carry.shape[i];
         }
-        (*states)[l].push_back(arena.take("carried states", plan_.precision.accumulate, shape));
+        const bool none = plan_.whole && carry.kind == CarryKind::kAffine;
+        (*states)[l].push_back(
+            none ? Tensor{} : arena.take("carried states", plan_.precision.accumulate, shape));
       }
     }
   }

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <numeric>
 
 namespace rwkv {
 
@@ -39,9 +40,11 @@ Machine choose_machine(const Recipe& recipe, int local_ranks) {
   if (recipe.precision == "fp64") machine.threads = 1;  // the reference kernels run on one thread
   const bool exact = recipe.parallel.reduction != "fast";
   machine.leaf = exact ? recipe.parallel.leaf : 0;
+  machine.tile = exact ? std::gcd(recipe.parallel.tile, recipe.parallel.leaf) : 0;
   machine.numerics =
-      fmt::format("{} {} {} {}", machine.ops->name, machine.ops->isa, machine.precision_name,
-                  exact ? fmt::format("exact leaf {}", machine.leaf) : "fast");
+      fmt::format("{} {} {} {} ({})", machine.ops->name, machine.ops->isa, machine.precision_name,
+                  exact ? fmt::format("exact leaf {} tile {}", machine.leaf, machine.tile) : "fast",
+                  machine.ops->build);
   return machine;
 }
 

@@ -21,6 +21,7 @@ struct Machine {
   int threads = 1;
   std::string note;
   int64_t leaf = 0;      // parallel.leaf under exact reduction; 0: fast
+  int64_t tile = 0;      // under exact: a divisor of the leaf, that no chunk's edge cuts a tile
   std::string numerics;  // id of everything that the bits of a result depend on
 };
 // local_ranks: ranks on this host, which share its cores.

@@ -20,11 +20,16 @@ std::vector<double> logits_as_double(const Tensor& logits) {
   return out;
 }
 
-// One sequence fed in pieces; a workspace for each length of piece that occurs.
+// One sequence fed in pieces of any length, so that its state is never folded; a workspace for each
+// length that occurs.
 class Feed {
  public:
   Feed(const Pass& pass, const Model& model, const ParamStore& store, Precision precision)
-      : pass_(pass), model_(model), store_(store), precision_(precision), step_(make(1)) {
+      : pass_{pass.stream, pass.ops},
+        model_(model),
+        store_(store),
+        precision_(precision),
+        step_(make(1)) {
     const Shape one_row{1, model.config().vocab};
     buffer_ = Buffer(one_row.elements() * bytes_of(precision.accumulate));
     logits_ = {buffer_.data(), precision.accumulate, one_row};
@@ -68,7 +73,7 @@ class Feed {
     }
   }
 
-  const Pass& pass_;
+  Pass pass_;
   const Model& model_;
   const ParamStore& store_;
   Precision precision_;

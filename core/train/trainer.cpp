@@ -20,7 +20,7 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
     : recipe_(recipe),
       machine_(machine),
       ranks_(ranks),
-      pass_{{machine.threads}, *machine.ops, machine.leaf},
+      pass_{{machine.threads}, *machine.ops, machine.leaf, machine.tile},
       share_(share_of(recipe.train.batch, ranks.size(), ranks.rank())),
       micro_batch_(plan_micro_batch(recipe, share_.count())),
       plan_(plan_step(share_.count(), micro_batch_, machine.leaf > 0)),
@@ -33,8 +33,9 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
       model_->params(), machine.precision, true, machine.leaf > 0,
       recipe.parallel.shard == "optimizer" ? Part{ranks.size(), ranks.rank()} : Part{});
   workspace_ = std::make_unique<Workspace>(
-      *model_, ModelPlan{machine.precision, micro_batch_, recipe.train.context, machine.threads,
-                         true, recipe.train.recompute == "block", machine.leaf});
+      *model_,
+      ModelPlan{machine.precision, micro_batch_, recipe.train.context, machine.threads, true,
+                recipe.train.recompute == "block", machine.leaf, machine.tile, true});
   const int64_t passes = (share_.count() + micro_batch_ - 1) / micro_batch_;
   loader_ = std::make_unique<BatchLoader>(*source_, passes * micro_batch_, recipe.train.context);
   optimizer_ = std::make_unique<Optimizer>(recipe.optimizer, *store_);

@@ -52,6 +52,7 @@ Backend make_table(const Isa& isa) {
   Backend table{};
   table.name = "cpu";
   table.isa = isa.name;
+  table.build = "gcc " __VERSION__ " " + cpu::product_library();
   table.bf16 = cpu::has_bf16_products();
   table.matmul = cpu::matmul;
   isa.fill(table);

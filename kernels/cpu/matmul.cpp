@@ -211,6 +211,12 @@ void weight_gradient(const Stream& stream, const WeightGradient& op, AddBlock ad
   }
 }
 
+std::string product_library() {
+  const dnnl_version_t* version = dnnl_version();
+  return "oneDNN " + std::to_string(version->major) + "." + std::to_string(version->minor) + "." +
+         std::to_string(version->patch);
+}
+
 bool has_bf16_products() {
 #if defined(__x86_64__)
   return __builtin_cpu_supports("avx512bf16") != 0;

@@ -1,6 +1,8 @@
 // Products of the CPU backend, through oneDNN.
 #pragma once
 
+#include <string>
+
 #include "core/base/stream.h"
 #include "kernels/matmul.h"
 
@@ -15,6 +17,9 @@ void matmul(const Stream&, const Matmul&);
 using AddBlock = void (*)(const TokenSum&, int64_t at, int64_t stride, const float* partial,
                           int64_t rows, int64_t columns);
 void weight_gradient(const Stream&, const WeightGradient&, AddBlock);
+
+// "oneDNN 2.6.0".
+std::string product_library();
 
 // Whether this CPU multiplies bf16 in hardware (AVX512_BF16 or AMX).
 bool has_bf16_products();

@@ -42,12 +42,15 @@ template <class Op>
 constexpr auto kOfKey = [](const Op& op) { return op.key.dtype; };
 template <class Op>
 constexpr auto kOfR = [](const Op& op) { return op.r.dtype; };
+template <class Op>
+constexpr auto kOfSequence = [](const Op& op) { return op.in.k.dtype; };
 
 Backend make_table() {
   namespace ref = reference;
   Backend t{};
   t.name = "reference";
   t.isa = "generic";
+  t.build = "gcc " __VERSION__;
   t.f64 = true;
   t.matmul = by_type<Matmul, [](const Matmul& op) { return op.a.dtype; }, ref::matmul<double>,
                      ref::matmul<float>>;
@@ -88,10 +91,15 @@ Backend make_table() {
   t.time_mix_in_backward =
       by_type<TimeMixInBackward, kOfKey<TimeMixInBackward>, ref::time_mix_in_backward<double>,
               ref::time_mix_in_backward<float>>;
-  t.wkv7_forward =
-      by_type<Wkv7Forward, kOfR<Wkv7Forward>, ref::wkv7_forward<double>, ref::wkv7_forward<float>>;
-  t.wkv7_backward = by_type<Wkv7Backward, kOfR<Wkv7Backward>, ref::wkv7_backward<double>,
+  t.wkv7_map = by_type<Wkv7Map, kOfSequence<Wkv7Map>, ref::wkv7_map<double>, ref::wkv7_map<float>>;
+  t.wkv7_forward = by_type<Wkv7Forward, kOfSequence<Wkv7Forward>, ref::wkv7_forward<double>,
+                           ref::wkv7_forward<float>>;
+  t.wkv7_map_backward = by_type<Wkv7MapBackward, kOfSequence<Wkv7MapBackward>,
+                                ref::wkv7_map_backward<double>, ref::wkv7_map_backward<float>>;
+  t.wkv7_backward = by_type<Wkv7Backward, kOfSequence<Wkv7Backward>, ref::wkv7_backward<double>,
                             ref::wkv7_backward<float>>;
+  t.wkv7_fold = by_type<Wkv7Fold, [](const Wkv7Fold& op) { return op.out.dtype; },
+                        ref::wkv7_fold<double>, ref::wkv7_fold<float>>;
   t.time_mix_out_forward =
       by_type<TimeMixOutForward, kOfR<TimeMixOutForward>, ref::time_mix_out_forward<double>,
               ref::time_mix_out_forward<float>>;

@@ -2,53 +2,47 @@
 
 #include <algorithm>
 
-#include "core/base/stream.h"
-#include "kernels/reference/scalar.h"
-#include "kernels/wkv7.h"
+#include "kernels/reference/wkv7_maps.h"
 
 namespace rwkv::reference {
 
+// One row of one head's state through all tokens.
 template <class S>
-S decay_of(const S& w_raw) {
-  return std::exp(-S(kDecayScale) * sigmoid(w_raw));
-}
-
-// One token of one head, in place on `state` (N, N): row = value, column = key. y may be nullptr.
-template <class S>
-void wkv7_token(int64_t n, const S* w_raw, const S* k, const S* v, const S* a, const S* b, S* state,
-                S* removed) {
-  for (int64_t i = 0; i < n; ++i) {
-    S sa = 0;
-    for (int64_t j = 0; j < n; ++j) sa += state[i * n + j] * a[j];
-    for (int64_t j = 0; j < n; ++j) {
-      state[i * n + j] = state[i * n + j] * decay_of(w_raw[j]) + sa * b[j] + v[i] * k[j];
+void wkv7_forward_row(const Wkv7Forward& op, const Wkv7Sizes& sizes, int64_t bh, int64_t i) {
+  const int64_t n = sizes.n, chunks = wkv7_saved_states(sizes.tokens, sizes.tile);
+  const Wkv7Sequence& in = op.in;
+  const S *r = in.r.as<S>(), *k = in.k.as<S>(), *v = in.v.as<S>(), *a = in.a.as<S>();
+  const S *b = in.b.as<S>(), *w_raw = in.w_raw.as<S>(), *s_in = op.s_in.as<S>();
+  S *saved = op.s_saved.as<S>(), *s_out = op.s_out.as<S>();
+  S row[kWkv7MaxHead], entering[kWkv7MaxHead];
+  for (int64_t j = 0; j < n; ++j) row[j] = s_in == nullptr ? S(0) : s_in[(bh * n + i) * n + j];
+  for (int64_t tile = 0; tile < sizes.tiles; ++tile) {
+    std::copy(row, row + n, entering);
+    const int64_t first = tile * sizes.tile;
+    for (int64_t t = first; t < sizes.tile_end(tile); ++t) {
+      const int64_t at = sizes.at(bh, t);
+      if (saved != nullptr && (t - first) % kWkv7Saved == 0) {
+        std::copy(row, row + n, saved + ((bh * chunks + sizes.chunk(tile, t)) * n + i) * n);
+      }
+      if (sizes.starts(in, bh, t)) std::fill(row, row + n, S(0));
+      wkv7_token_row(n, w_raw + at, k + at, v[at + i], a + at, b + at, row);
+      S sum = 0;
+      for (int64_t j = 0; j < n; ++j) sum += row[j] * r[at + j];
+      op.y.as<S>()[at + i] = sum;
     }
-    if (removed != nullptr) removed[i] = sa;
+    if (op.m.empty() || (tile + 1 == sizes.tiles && s_out == nullptr)) continue;
+    if (tile == 0 && s_in == nullptr) continue;
+    const int64_t entry = (tile * sizes.batch * sizes.heads + bh) * sizes.padded;
+    wkv7_fold_row(n, false, entering, op.m.as<S>() + entry, op.b.as<S>() + entry + i * n, row);
   }
+  if (s_out != nullptr) std::copy(row, row + n, s_out + (bh * n + i) * n);
 }
 
 template <class S>
 void wkv7_forward(const Stream&, const Wkv7Forward& op) {
-  const int64_t batch = op.r.shape[0], tokens = op.r.shape[1], heads = op.r.shape[2];
-  const int64_t n = op.r.shape[3], square = n * n, chunks = wkv7_saved_states(tokens);
-  const S *r = op.r.as<S>(), *k = op.k.as<S>(), *v = op.v.as<S>(), *a = op.a.as<S>();
-  const S *b = op.b.as<S>(), *w_raw = op.w_raw.as<S>(), *s_in = op.s_in.as<S>();
-  S *y = op.y.as<S>(), *s_out = op.s_out.as<S>(), *saved = op.s_saved.as<S>();
-  for (int64_t bh = 0; bh < batch * heads; ++bh) {
-    S* state = s_out + bh * square;
-    if (s_out != s_in) std::copy(s_in + bh * square, s_in + (bh + 1) * square, state);
-    for (int64_t t = 0; t < tokens; ++t) {
-      const int64_t at = ((bh / heads * tokens + t) * heads + bh % heads) * n;
-      if (saved != nullptr && t % kWkv7Saved == 0) {
-        std::copy(state, state + square, saved + (bh * chunks + t / kWkv7Saved) * square);
-      }
-      wkv7_token(n, w_raw + at, k + at, v + at, a + at, b + at, state, static_cast<S*>(nullptr));
-      for (int64_t i = 0; i < n; ++i) {
-        S sum = 0;
-        for (int64_t j = 0; j < n; ++j) sum += state[i * n + j] * r[at + j];
-        y[at + i] = sum;
-      }
-    }
+  const Wkv7Sizes sizes(op.in);
+  for (int64_t bh = 0; bh < sizes.batch * sizes.heads; ++bh) {
+    for (int64_t i = 0; i < sizes.n; ++i) wkv7_forward_row<S>(op, sizes, bh, i);
   }
 }
 
@@ -90,47 +84,84 @@ void wkv7_token_backward(int64_t n, const S* r, const S* w_raw, const S* k, cons
   }
 }
 
+// The scratch of a backward pass: (N, N) each.
+template <class S>
+struct BackwardScratch {
+  S* memory;
+  int64_t square;
+  S* state(int64_t i) const { return memory + i * square; }
+  // 0 ... kWkv7Saved: before each token of a chunk, and after the last.
+  S* adjoint() const { return state(kWkv7Saved + 1); }
+  S* at_tile_end() const { return state(kWkv7Saved + 2); }
+  S* zero() const { return state(kWkv7Saved + 3); }
+  S* removed() const { return state(kWkv7Saved + 4); }  // (N)
+};
+
+// Tokens [first, last) of one chunk, from the last to the first; `saved`: the state before them.
+template <class S>
+void wkv7_backward_chunk(const Wkv7Backward& op, const Wkv7Sizes& sizes, int64_t bh, int64_t first,
+                         int64_t last, const S* saved, const BackwardScratch<S>& scratch) {
+  const int64_t n = sizes.n, square = n * n;
+  const Wkv7Sequence& in = op.in;
+  const S *r = in.r.as<S>(), *k = in.k.as<S>(), *v = in.v.as<S>(), *a = in.a.as<S>();
+  const S *b = in.b.as<S>(), *w_raw = in.w_raw.as<S>(), *dy = op.dy.as<S>();
+  S *dr = op.dr.as<S>(), *dk = op.dk.as<S>(), *dv = op.dv.as<S>(), *da = op.da.as<S>();
+  S *db = op.db.as<S>(), *dw_raw = op.dw_raw.as<S>(), *removed = scratch.removed();
+  std::copy(saved, saved + square, scratch.state(0));
+  const auto before = [&](int64_t t) {
+    return sizes.starts(in, bh, t) ? scratch.zero() : scratch.state(t - first);
+  };
+  for (int64_t t = first; t < last; ++t) {
+    const int64_t at = sizes.at(bh, t);
+    S* state = scratch.state(t - first + 1);
+    std::copy(before(t), before(t) + square, state);
+    wkv7_token(n, w_raw + at, k + at, v + at, a + at, b + at, state);
+  }
+  for (int64_t t = last - 1; t >= first; --t) {
+    const int64_t at = sizes.at(bh, t);
+    for (int64_t i = 0; i < n; ++i) {
+      removed[i] = 0;
+      for (int64_t j = 0; j < n; ++j) removed[i] += before(t)[i * n + j] * a[at + j];
+    }
+    wkv7_token_backward(n, r + at, w_raw + at, k + at, v + at, a + at, b + at, dy + at, before(t),
+                        scratch.state(t - first + 1), removed, scratch.adjoint(), dr + at,
+                        dw_raw + at, dk + at, dv + at, da + at, db + at);
+    if (sizes.starts(in, bh, t)) std::fill(scratch.adjoint(), scratch.adjoint() + square, S(0));
+  }
+}
+
 template <class S>
 void wkv7_backward(const Stream&, const Wkv7Backward& op) {
-  const int64_t batch = op.r.shape[0], tokens = op.r.shape[1], heads = op.r.shape[2];
-  const int64_t n = op.r.shape[3], square = n * n, chunks = wkv7_saved_states(tokens);
-  const S *r = op.r.as<S>(), *k = op.k.as<S>(), *v = op.v.as<S>(), *a = op.a.as<S>();
-  const S *b = op.b.as<S>(), *w_raw = op.w_raw.as<S>(), *dy = op.dy.as<S>();
-  const S *saved = op.s_saved.as<S>(), *ds_out = op.ds_out.as<S>();
-  S *dr = op.dr.as<S>(), *dk = op.dk.as<S>(), *dv = op.dv.as<S>(), *da = op.da.as<S>();
-  S *db = op.db.as<S>(), *dw_raw = op.dw_raw.as<S>(), *ds_in = op.ds_in.as<S>();
-  S* states = op.scratch.as<S>();  // (kWkv7Saved + 1, N, N): before each token, and after
-  S* adjoint = states + (kWkv7Saved + 1) * square;
-  S* removed = adjoint + square;  // (N)
-  for (int64_t bh = 0; bh < batch * heads; ++bh) {
+  const Wkv7Sizes sizes(op.in);
+  const int64_t n = sizes.n, square = n * n;
+  const int64_t chunks = wkv7_saved_states(sizes.tokens, sizes.tile);
+  const S *ds_out = op.ds_out.as<S>(), *saved = op.s_saved.as<S>();
+  const BackwardScratch<S> scratch{op.scratch.as<S>(), square};
+  std::fill(scratch.zero(), scratch.zero() + square, S(0));
+  for (int64_t bh = 0; bh < sizes.batch * sizes.heads; ++bh) {
+    S* adjoint = scratch.adjoint();
     for (int64_t i = 0; i < square; ++i) {
       adjoint[i] = ds_out == nullptr ? S(0) : ds_out[bh * square + i];
     }
-    for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
-      const int64_t first = chunk * kWkv7Saved, last = std::min(first + kWkv7Saved, tokens);
-      const S* start = saved + (bh * chunks + chunk) * square;
-      std::copy(start, start + square, states);
-      const auto at = [&](int64_t t) {
-        return ((bh / heads * tokens + t) * heads + bh % heads) * n;
-      };
-      for (int64_t t = first; t < last; ++t) {
-        S* state = states + (t - first + 1) * square;
-        std::copy(state - square, state, state);
-        wkv7_token(n, w_raw + at(t), k + at(t), v + at(t), a + at(t), b + at(t), state, removed);
+    for (int64_t tile = sizes.tiles - 1; tile >= 0; --tile) {
+      std::copy(adjoint, adjoint + square, scratch.at_tile_end());
+      const int64_t begin = tile * sizes.tile, end = sizes.tile_end(tile);
+      for (int64_t last = end, first = 0; last > begin; last = first) {
+        first = begin + (last - 1 - begin) / kWkv7Saved * kWkv7Saved;
+        const int64_t chunk = bh * chunks + sizes.chunk(tile, first);
+        wkv7_backward_chunk(op, sizes, bh, first, last, saved + chunk * square, scratch);
       }
-      for (int64_t t = last - 1; t >= first; --t) {
-        const int64_t o = at(t);
-        const S* before = states + (t - first) * square;
-        for (int64_t i = 0; i < n; ++i) {
-          removed[i] = 0;
-          for (int64_t j = 0; j < n; ++j) removed[i] += before[i * n + j] * a[o + j];
-        }
-        wkv7_token_backward(n, r + o, w_raw + o, k + o, v + o, a + o, b + o, dy + o, before,
-                            before + square, removed, adjoint, dr + o, dw_raw + o, dk + o, dv + o,
-                            da + o, db + o);
+      if (op.m.empty() || (tile == 0 && op.ds_in.empty())) continue;
+      if (tile + 1 == sizes.tiles && ds_out == nullptr) continue;
+      const int64_t entry = (tile * sizes.batch * sizes.heads + bh) * sizes.padded;
+      for (int64_t i = 0; i < n; ++i) {
+        wkv7_fold_row(n, true, scratch.at_tile_end() + i * n, op.m.as<S>() + entry,
+                      op.c.as<S>() + entry + i * n, adjoint + i * n);
       }
     }
-    if (ds_in != nullptr) std::copy(adjoint, adjoint + square, ds_in + bh * square);
+    if (!op.ds_in.empty()) {
+      std::copy(adjoint, adjoint + square, op.ds_in.as<S>() + bh * square);
+    }
   }
 }
 

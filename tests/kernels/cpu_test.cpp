@@ -334,24 +334,24 @@ TEST_P(CpuKernels, Wkv7) {
     b.acc_input("saved", {batch, heads, wkv7_saved_states(count), n, wkv7_state_stride(n)}, 0);
     b.acc_input("scratch", {b.threads(), wkv7_backward_scratch(n)}, 0);
     b.run<Wkv7Forward>(&Backend::wkv7_forward, [](const auto& t) {
-      return Wkv7Forward{.r = t("r"),
-                         .k = t("k"),
-                         .v = t("v"),
-                         .a = t("a"),
-                         .b = t("b"),
-                         .w_raw = t("w_raw"),
+      return Wkv7Forward{.in = {.r = t("r"),
+                                .k = t("k"),
+                                .v = t("v"),
+                                .a = t("a"),
+                                .b = t("b"),
+                                .w_raw = t("w_raw")},
                          .s_in = t("s_in"),
                          .y = t("y"),
                          .s_out = t("s_out"),
                          .s_saved = t("saved")};
     });
     b.run<Wkv7Backward>(&Backend::wkv7_backward, [](const auto& t) {
-      return Wkv7Backward{.r = t("r"),
-                          .k = t("k"),
-                          .v = t("v"),
-                          .a = t("a"),
-                          .b = t("b"),
-                          .w_raw = t("w_raw"),
+      return Wkv7Backward{.in = {.r = t("r"),
+                                 .k = t("k"),
+                                 .v = t("v"),
+                                 .a = t("a"),
+                                 .b = t("b"),
+                                 .w_raw = t("w_raw")},
                           .s_saved = t("saved"),
                           .dy = t("dy"),
                           .ds_out = t("ds_out"),

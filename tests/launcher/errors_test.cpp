@@ -24,7 +24,6 @@ const std::vector<Mistake>& mistakes() {
       {"DuplicateSection", with_line("loss: {}\nloss: {}"), "small.yaml:8:1: ", "loss"},
       {"WrongType", with_line("log: {every: often}"), "small.yaml:7:7: ", "log.every"},
       {"OutOfRange", with_line("run: {seed: -1}"), "small.yaml:7:7: ", "run.seed"},
-      {"NotYetTile", with_line("parallel: {tile: 64}"), "small.yaml:7:12: ", "not yet"},
       {"NotYetTensor", with_line("parallel: {tensor: 2}"), "small.yaml:7:12: ", "parallel.tensor"},
       {"NotYaml", "model: {layers: 2\ntrain: [", "small.yaml:", ""},
       {"Empty", "", "small.yaml", "required"},

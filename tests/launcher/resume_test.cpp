@@ -239,7 +239,9 @@ TEST_F(Resume, AnotherNumberOfRanksGoesOnWithTheSameBits) {
 TEST_F(Resume, OtherNumericsAreSaid) {
   go("small.yaml run.dir=r train.stop_at=2", 85);
   const std::string said = go("small.yaml run.dir=r parallel.reduction=fast");
-  EXPECT_TRUE(has(said, "exact leaf 512', this run by '")) << said;
+  EXPECT_TRUE(has(said, "exact leaf 512 tile 128 (")) << said;
+  EXPECT_TRUE(has(said, ")', this run by '")) << said;
+  EXPECT_TRUE(has(said, "oneDNN ")) << said;
   EXPECT_TRUE(has(said, "from here on the bits are others")) << said;
 }
 

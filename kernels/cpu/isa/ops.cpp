@@ -24,6 +24,8 @@ template <class Op>
 constexpr auto kOfKey = [](const Op& op) { return op.key.dtype; };
 template <class Op>
 constexpr auto kOfR = [](const Op& op) { return op.r.dtype; };
+template <class Op>
+constexpr auto kOfSequence = [](const Op& op) { return op.in.k.dtype; };
 
 void loss(const Stream& stream, const CrossEntropy& op) {
   const bool half = !op.dlogits.empty() && op.dlogits.dtype == DType::kBF16;
@@ -62,9 +64,14 @@ void fill(Backend& t) {
                                   time_mix_in_forward<float>, time_mix_in_forward<bf16>>;
   t.time_mix_in_backward = by_type<TimeMixInBackward, kOfKey<TimeMixInBackward>,
                                    time_mix_in_backward<float>, time_mix_in_backward<bf16>>;
-  t.wkv7_forward = by_type<Wkv7Forward, kOfR<Wkv7Forward>, wkv7_forward<float>, wkv7_forward<bf16>>;
+  t.wkv7_map = by_type<Wkv7Map, kOfSequence<Wkv7Map>, wkv7_map<float>, wkv7_map<bf16>>;
+  t.wkv7_forward =
+      by_type<Wkv7Forward, kOfSequence<Wkv7Forward>, wkv7_forward<float>, wkv7_forward<bf16>>;
+  t.wkv7_map_backward = by_type<Wkv7MapBackward, kOfSequence<Wkv7MapBackward>,
+                                wkv7_map_backward<float>, wkv7_map_backward<bf16>>;
   t.wkv7_backward =
-      by_type<Wkv7Backward, kOfR<Wkv7Backward>, wkv7_backward<float>, wkv7_backward<bf16>>;
+      by_type<Wkv7Backward, kOfSequence<Wkv7Backward>, wkv7_backward<float>, wkv7_backward<bf16>>;
+  t.wkv7_fold = wkv7_fold;
   t.time_mix_out_forward = by_type<TimeMixOutForward, kOfR<TimeMixOutForward>,
                                    time_mix_out_forward<float>, time_mix_out_forward<bf16>>;
   t.time_mix_out_backward = by_type<TimeMixOutBackward, kOfR<TimeMixOutBackward>,
