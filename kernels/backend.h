@@ -43,6 +43,8 @@ struct Backend {
   Kernel<LayerNormBackward> layer_norm_backward;
   Kernel<TokenShiftForward> token_shift_forward;
   Kernel<TokenShiftBackward> token_shift_backward;
+  Kernel<HaloForward> halo_forward;
+  Kernel<HaloBackward> halo_backward;
   Kernel<TimeMixInForward> time_mix_in_forward;
   Kernel<TimeMixInBackward> time_mix_in_backward;
   Kernel<Wkv7Map> wkv7_map;

@@ -17,20 +17,37 @@ struct TokenShiftForward {
   int mixes = 0;
   std::array<ConstTensor, kMaxMixes> mix;  // (C) acc each
   std::array<Tensor, kMaxMixes> out;       // (B, T, C) each
-  Tensor halo_out;                         // (B, C) acc: the last row of u; empty: not wanted
+  ConstTensor starts = {};  // (B, T) i32, not 0: a document starts, the row before is zero
+};
+
+// The row that the right neighbour takes for its halo: that of token `at`; -1: zero.
+struct HaloForward {
+  ConstTensor u;  // (B, T, C)
+  int64_t at = 0;
+  Tensor out;  // (B, C) acc
+};
+
+// The halo's gradient, by the first token alone.
+struct HaloBackward {
+  int mixes = 0;
+  std::array<ConstTensor, kMaxMixes> mix;   // (C) acc
+  std::array<ConstTensor, kMaxMixes> dout;  // (B, T, C)
+  ConstTensor starts = {};                  // (B, T) i32
+  Tensor dhalo;                             // (B, C) acc, overwritten
 };
 
 // dhalo and dhalo_out are float32 (float64) always: they cross boundaries.
 struct TokenShiftBackward {
   ConstTensor u;          // (B, T, C)
   ConstTensor halo;       // (B, C) acc
-  ConstTensor dhalo_out;  // (B, C) acc: gradient of halo_out, from the right; empty: zero
+  ConstTensor dhalo_out;  // (B, C) acc: gradient of the row of token `at`, from the right; empty: 0
+  int64_t at = 0;         // -1: there is no such row
   int mixes = 0;
   std::array<ConstTensor, kMaxMixes> mix;   // (C) acc
   std::array<ConstTensor, kMaxMixes> dout;  // (B, T, C)
   Tensor du;                                // (B, T, C) overwritten
-  Tensor dhalo;                             // (B, C) acc, overwritten; empty: not wanted
   std::array<TokenSum, kMaxMixes> dmix;     // (C)
+  ConstTensor starts = {};                  // (B, T) i32
   Leaves leaves = {};
 };
 

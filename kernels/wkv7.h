@@ -38,9 +38,11 @@ inline constexpr int64_t wkv7_state_stride(int64_t head_size) {
 struct Wkv7Sequence {
   ConstTensor r, k, v, a, b;  // (B, T, H, N)
   ConstTensor w_raw;          // (B, T, H, N) acc
-  ConstTensor starts =
-      {};            // (B, T) i32, not 0: a document starts here, from the zero state; empty: none
-  int64_t tile = 0;  // 0: all tokens
+  ConstTensor starts = {};    // (B, T) i32, not 0: a document starts here, from the zero state
+  int64_t tile = 0;           // 0: all tokens
+  // The last tokens, which the right neighbour runs again: the state that is handed on (M, B, and
+  // what ds_out is the gradient of) is the one before them. Not 0 only without tiles.
+  int64_t overlap = 0;
 };
 
 // Maps of tiles: (tiles, B, H, N, wkv7_state_stride(N)) acc, layout of the backend's own choice,
@@ -86,7 +88,7 @@ struct Wkv7Backward {
   Wkv7Sequence in;
   ConstTensor s_saved;         // as the forward pass left it
   ConstTensor dy;              // (B, T, H, N)
-  ConstTensor ds_out;          // (B, H, N, N) acc; empty: zero
+  ConstTensor ds_out;          // (B, H, N, N) acc: of the state handed on; empty: zero
   ConstTensor m = {}, c = {};  // empty: the gradient runs through
   Tensor dr, dk, dv;           // (B, T, H, N): the recurrence's gradient is ADDED to what is there
                                // (the bonus term's)

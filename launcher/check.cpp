@@ -27,10 +27,11 @@ std::string memory_text(const Recipe& recipe, const Machine& machine, const Mode
   const int parts = recipe.parallel.shard == "optimizer" ? ranks : 1;
   std::vector<Arena::Entry> entries =
       plan_param_store(model.params(), machine.precision, true, machine.leaf > 0, {parts, 0});
-  const Workspace plan(model,
-                       {machine.precision, micro, recipe.train.context, machine.threads, true,
-                        recipe.train.recompute == "block", machine.leaf, machine.tile, true},
-                       false);
+  const Workspace plan(
+      model,
+      {machine.precision, micro, recipe.train.context, machine.threads, true,
+       recipe.train.recompute == "block", machine.leaf, machine.tile, Edges::kWhole},
+      false);
   add_entries(entries, plan.entries());
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);

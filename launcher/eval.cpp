@@ -52,9 +52,9 @@ ExitCode evaluate(Context& context, const EvalArguments& arguments) {
   const Pass pass = loaded.pass();
   Totals totals(0);
   const auto run = [&](Communicator& ranks) {
-    Workspace ws(*loaded.model,
-                 {loaded.machine.precision, rows, context_length, loaded.machine.threads, false,
-                  false, loaded.machine.leaf, loaded.machine.tile, !alone});
+    Workspace ws(*loaded.model, {loaded.machine.precision, rows, context_length,
+                                 loaded.machine.threads, false, false, loaded.machine.leaf,
+                                 loaded.machine.tile, alone ? Edges::kGiven : Edges::kWhole});
     Evaluator evaluator(*loaded.model, *data, rows, context_length);
     if (!alone) {
       totals = evaluator.run(pass, *loaded.store, ws, samples, ranks);

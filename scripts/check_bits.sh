@@ -3,12 +3,12 @@
 # 12 x 768 block, in fp32 and bf16, on 1, 2, 3, 4, 5 and 8 ranks x micro-batch 1, 2, all x threads 1,
 # 2 x optimizer state whole or split, every row of the metrics (but the times) and the final weights
 # have the same bits. Contexts are several leaves, leaves several tiles, the last ones cut short.
-#   scripts/check_bits.sh [small|wide]     PRECISIONS="fp32 bf16" RANKS="1 2 3 4 5 8"
+#   scripts/check_bits.sh [small|wide]     PRECISIONS="fp32 bf16" RANKS="1 2 3 4 5 8" PROGRAM=PATH
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 mapfile -t settings < <(mpi_settings)
 export "${settings[@]}"
-program=$root/build/release/bin/rwkv-dist
+program=${PROGRAM:-$root/build/release/bin/rwkv-dist}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 failed=0 compared=0

@@ -10,6 +10,7 @@
 #include "core/base/arena.h"
 #include "core/plan/param_spec.h"
 #include "kernels/backend.h"
+#include "parallel/state_exchange.h"
 
 namespace rwkv {
 
@@ -43,8 +44,8 @@ struct Carry {
   CarryKind kind = CarryKind::kHalo;
 };
 
-// One tensor (B, ...) acc for each Carry, in that order. An empty tensor of kind kAffine: a zero
-// state, or one that is not wanted.
+// One tensor (B, ...) acc for each Carry, in that order. An empty tensor: not wanted; among those
+// that enter, a zero state.
 using Boundary = std::span<const Tensor>;
 
 // leaf: tokens of a gradient partial and of a call's rows (`parallel.leaf`), so that the bits do
@@ -56,6 +57,11 @@ struct Pass {
   // Tokens after which the recurrent state is folded (`parallel.tile`), counted from the pass's
   // first token; 0: never.
   int64_t tile = 0;
+  // Not null: neighbours in the sequence are there, and the pass is one segment. Forward fills
+  // what enters, backward what `dleaving` is to hold, from them.
+  StateExchange* exchange = nullptr;
+  int64_t overlap = 0;      // last tokens, which the right neighbour runs again
+  ConstTensor starts = {};  // (B, T) i32, not 0: a document starts; empty: none does
 
   Leaves leaves(int64_t tokens) const { return {tokens, leaf, 0}; }
 };
@@ -66,13 +72,20 @@ class Saved {
   virtual ~Saved() = default;
 };
 
+// Where what is carried comes from and goes to.
+enum class Edges : uint8_t {
+  kGiven,    // all of it is given and left
+  kWhole,    // whole sequences: states enter as zero and none is wanted behind the last token
+  kSegment,  // neighbours: Pass::exchange
+};
+
 struct BlockPlan {
   Precision precision;
   int64_t batch = 0, tokens = 0;
   int threads = 1;
   bool backward = true;  // false: inference, nothing is kept
   int64_t tile = 0;      // that of the passes (Pass::tile)
-  bool whole = false;    // affine states enter as zero and are not wanted behind the last token
+  Edges edges = Edges::kGiven;
 };
 
 class Block {
@@ -85,16 +98,16 @@ class Block {
   // which blocks share one after the other.
   virtual std::unique_ptr<Saved> plan(Arena& saved, Arena& scratch, const BlockPlan&) const = 0;
 
-  // out.x = block(in.x). `entering` are the carried states before the first token, `leaving`
-  // receives those after the last one. v_first is written by the first RWKV block, read by the
-  // others.
+  // out.x = block(in.x). `entering` are the carried states before the first token (filled here when
+  // there is an exchange), `leaving` receives those after the last one. v_first is written by the
+  // first RWKV block, read by the others.
   virtual void forward(const Pass&, std::span<const Param>, Saved&, const Flow& in, const Flow& out,
                        Boundary entering, Boundary leaving) const = 0;
 
   // After a forward pass on the same Saved. dout.x, dout.v_first: gradients of what left the block;
   // din receives those of what entered (din may be dout: in place). Parameter gradients are
-  // accumulated. dleaving: gradients of `leaving`, from the right; empty span: zero. dentering:
-  // those of `entering`, overwritten; empty span: not wanted.
+  // accumulated. dleaving: gradients of `leaving`, from the right (filled here when there is an
+  // exchange). dentering: those of `entering`, overwritten.
   virtual void backward(const Pass&, std::span<const Param>, Saved&, const Flow& in,
                         const Flow& dout, const Flow& din, Boundary entering, Boundary dleaving,
                         Boundary dentering) const = 0;

@@ -157,9 +157,13 @@ void Model::head(const Pass& pass, const ParamStore& store, Workspace& ws, const
 }
 
 void Model::forward_backward(const Pass& pass, const ParamStore& store, Workspace& ws,
-                             const Batch& batch, double l2wrap,
-                             const Workspace::States& dleaving) const {
+                             const Batch& batch, double l2wrap) const {
   forward(pass, store, ws, batch.tokens);
+  loss_backward(pass, store, ws, batch, l2wrap);
+}
+
+void Model::loss_backward(const Pass& pass, const ParamStore& store, Workspace& ws,
+                          const Batch& batch, double l2wrap) const {
   head(pass, store, ws, batch, l2wrap, true, {});
   const auto params = store.params(0, store.size());
   pass.ops.layer_norm_backward(pass.stream, {ws.x_.back(),
@@ -174,15 +178,16 @@ void Model::forward_backward(const Pass& pass, const ParamStore& store, Workspac
                                              pass.leaves(ws.plan_.tokens)});
   zero(ws.dv_first_);
   const Flow gradient{ws.dx_, ws.dv_first_};
+  Pass again = pass;
+  again.exchange = nullptr;  // what entered is still there
   for (size_t l = layers(); l-- > 0;) {
     const Flow in{ws.x_[l], ws.v_first_};
     if (ws.plan_.recompute && l + 1 < layers()) {  // the last block's activations are still there
-      blocks_[l]->forward(pass, block_params(store, l), *ws.saved_[l], in,
+      blocks_[l]->forward(again, block_params(store, l), *ws.saved_[l], in,
                           {ws.x_[l + 1], ws.v_first_}, ws.entering[l], ws.leaving[l]);
     }
     blocks_[l]->backward(pass, block_params(store, l), *ws.saved_[l], in, gradient, gradient,
-                         ws.entering[l], dleaving.empty() ? Boundary{} : Boundary(dleaving[l]),
-                         ws.dentering[l]);
+                         ws.entering[l], ws.dleaving[l], ws.dentering[l]);
   }
   pass.ops.layer_norm_backward(pass.stream, {ws.embedded_,
                                              params[ln0_weight_].master,

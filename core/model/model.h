@@ -24,7 +24,7 @@ struct ModelPlan {
   bool backward = true;
   bool recompute = false;      // keep only the blocks' inputs; run each block's forward again
   int64_t leaf = 0, tile = 0;  // those of the passes (Pass::leaf, Pass::tile)
-  bool whole = false;          // BlockPlan::whole: training and evaluation of whole samples
+  Edges edges = Edges::kGiven;
 };
 
 class Model;
@@ -39,10 +39,11 @@ class Workspace {
   Tensor loss;  // (B, T) acc: nats of each token, unweighted
   Tensor best;  // (B, T) i32: the most likely token
 
-  // Carried states, one vector a layer, tensors (B, ...) acc in the order of Block::carries();
-  // those of kind kAffine are empty under ModelPlan::whole.
+  // Carried states, one vector a layer, tensors (B, ...) acc in the order of Block::carries().
+  // Edges::kWhole: halos of zero enter, and all else is empty. Edges::kSegment: all are empty until
+  // the caller sets them.
   using States = std::vector<std::vector<Tensor>>;
-  States entering, leaving, dentering;
+  States entering, leaving, dleaving, dentering;
 
   // Bytes that are held; what entries() adds up to.
   int64_t bytes() const { return memory_.bytes() + scratch_.bytes(); }
@@ -94,10 +95,13 @@ class Model {
   // Logits of the last token of each sequence: (B, V) acc. After forward().
   void last_logits(const Pass&, const ParamStore&, Workspace&, Tensor logits) const;
   // Forward, loss and backward. Accumulates into the store's gradients those of
-  // sum over tokens of weight * loss (and L2Wrap). `dleaving`: gradients of ws.leaving a layer, or
-  // empty. Fills ws.dentering.
-  void forward_backward(const Pass&, const ParamStore&, Workspace&, const Batch&, double l2wrap,
-                        const Workspace::States& dleaving = {}) const;
+  // sum over tokens of weight * loss (and L2Wrap), with what comes from the right in ws.dleaving.
+  // Fills ws.dentering.
+  void forward_backward(const Pass&, const ParamStore&, Workspace&, const Batch&,
+                        double l2wrap) const;
+  // The second half of it, after forward(), which may have been another pass's: with recomputation
+  // blocks run again without an exchange.
+  void loss_backward(const Pass&, const ParamStore&, Workspace&, const Batch&, double l2wrap) const;
 
  private:
   std::span<const Param> block_params(const ParamStore&, size_t layer) const;

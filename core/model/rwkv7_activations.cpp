@@ -37,7 +37,8 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
   for (Tensor& t : mixed) t = borrow("mixes", sequence);
   z = borrow("time mix output", flat);
   squared = borrow("channel mix hidden", {rows, model.ffn_width});
-  if (plan.tile > 0) plan_tiles(saved, scratch, plan);
+  plan_tiles(saved, scratch, plan);
+  halo_row = scratch.take("halo", acc, {batch_, width_});
   if (!plan.backward) return;
   x_mid = keep("residual stream", sequence);
   states = saved.take("states", acc,
@@ -45,7 +46,7 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
                        wkv7_state_stride(head_size_)});
   for (Tensor& t : dmixed) t = borrow("gradients of mixes", sequence);
   du = borrow("gradients", sequence);
-  for (Tensor* t : {&dy, &dr, &dk, &dv, &da, &db, &dkey, &dvalue, &diclr, &dresidual}) {
+  for (Tensor* t : {&dy, &dr, &dk, &dv, &da, &db, &dkey, &dvalue, &diclr, &dresidual, &dg}) {
     *t = borrow("gradients", flat);
   }
   dw_raw = scratch.take("gradients", acc, flat);
@@ -54,7 +55,10 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
 
 void Rwkv7Block::Activations::plan_tiles(Arena& saved, Arena& scratch, const BlockPlan& plan) {
   const int64_t tiles = wkv7_tiles(tokens_, plan.tile);
-  if (plan.whole && tiles <= 2) return;  // the first starts from zero, behind the last is nothing
+  // Of whole sequences the first tile starts from zero, and behind the last is nothing.
+  const bool needed = plan.edges == Edges::kSegment || (plan.tile > 0 && tiles > 2) ||
+                      (plan.tile > 0 && plan.edges == Edges::kGiven);
+  if (!needed) return;
   const Shape shape{tiles, batch_, width_ / head_size_, head_size_, wkv7_state_stride(head_size_)};
   tile_maps = (plan.backward ? saved : scratch).take("tile maps", plan.precision.accumulate, shape);
   tile_states = scratch.take("tile maps", plan.precision.accumulate, shape);
@@ -153,18 +157,20 @@ void Rwkv7Block::Call::low_rank_backward(const LowRank& mlp, Rwkv7Param w1, Rwkv
                                 .leaves = leaves()});
 }
 
-TokenShiftForward Rwkv7Block::Call::shift_time_mix(const Tensor& halo,
-                                                   const Tensor& halo_out) const {
-  TokenShiftForward op{
-      .u = a.u1, .halo = halo, .mixes = kMaxMixes, .mix = {}, .out = a.mixed, .halo_out = halo_out};
+TokenShiftForward Rwkv7Block::Call::shift_time_mix(const Tensor& halo) const {
+  TokenShiftForward op{.u = a.u1,
+                       .halo = halo,
+                       .mixes = kMaxMixes,
+                       .mix = {},
+                       .out = a.mixed,
+                       .starts = pass.starts};
   for (size_t m = 0; m < kMaxMixes; ++m) op.mix[m] = vec(kTimeMixes[m]);
   return op;
 }
 
-TokenShiftForward Rwkv7Block::Call::shift_channel_mix(const Tensor& halo,
-                                                      const Tensor& halo_out) const {
+TokenShiftForward Rwkv7Block::Call::shift_channel_mix(const Tensor& halo) const {
   TokenShiftForward op{
-      .u = a.u2, .halo = halo, .mixes = 1, .mix = {}, .out = {}, .halo_out = halo_out};
+      .u = a.u2, .halo = halo, .mixes = 1, .mix = {}, .out = {}, .starts = pass.starts};
   op.mix[0] = vec(P::kFfnXk);
   op.out[0] = a.mixed[0];
   return op;
@@ -191,7 +197,9 @@ Wkv7Sequence Rwkv7Block::Call::recurrence() const {
           .a = a.heads(a.a),
           .b = a.heads(a.b),
           .w_raw = a.heads(a.w_raw),
-          .tile = pass.tile};
+          .starts = pass.starts,
+          .tile = pass.tile,
+          .overlap = pass.overlap};
 }
 
 }  // namespace rwkv

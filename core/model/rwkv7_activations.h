@@ -38,11 +38,12 @@ struct Rwkv7Block::Activations final : Saved {
   LowRank decay, iclr, residual, gate;
 
   // Scratch.
-  std::array<Tensor, kMaxMixes> mixed, dmixed;                    // (B, T, C)
-  Tensor z, squared, du;                                          // (R, C), (R, F), (B, T, C)
-  Tensor dy, dr, dk, dv, da, db, dkey, dvalue, diclr, dresidual;  // (R, C)
-  Tensor dw_raw, wkv_scratch;                                     // (R, C) acc; (threads, n) acc
-  Tensor tile_states;  // (tiles, B, H, N, stride) acc: B, backward C
+  std::array<Tensor, kMaxMixes> mixed, dmixed;                        // (B, T, C)
+  Tensor z, squared, du;                                              // (R, C), (R, F), (B, T, C)
+  Tensor dy, dr, dk, dv, da, db, dkey, dvalue, diclr, dresidual, dg;  // (R, C)
+  Tensor dw_raw, wkv_scratch;  // (R, C) acc; (threads, n) acc
+  Tensor halo_row;             // (B, C) acc: on its way to the right neighbour
+  Tensor tile_states;          // (tiles, B, H, N, stride) acc: B, backward C
 
   int64_t tokens() const { return tokens_; }
   Tensor rows(const Tensor& t) const;   // (R, last dimension)
@@ -79,10 +80,14 @@ struct Rwkv7Block::Call {
   void low_rank_backward(const LowRank&, Rwkv7Param w1, Rwkv7Param w2, const Tensor& x,
                          const Tensor& dout, const Tensor& dx, bool add) const;
 
-  TokenShiftForward shift_time_mix(const Tensor& halo, const Tensor& halo_out) const;
-  TokenShiftForward shift_channel_mix(const Tensor& halo, const Tensor& halo_out) const;
+  TokenShiftForward shift_time_mix(const Tensor& halo) const;
+  TokenShiftForward shift_channel_mix(const Tensor& halo) const;
   TimeMixOutForward time_mix_out(int64_t head_size) const;
   Wkv7Sequence recurrence() const;
+  // Keeps messages to neighbours moving.
+  void poll() const {
+    if (pass.exchange != nullptr) pass.exchange->poll();
+  }
 };
 
 }  // namespace rwkv

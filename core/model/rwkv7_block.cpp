@@ -1,3 +1,4 @@
+// The block from top to bottom; where its recurrence and halos meet neighbours: rwkv7_edges.cpp.
 #include "core/model/rwkv7_block.h"
 
 #include "core/model/rwkv7_activations.h"
@@ -5,13 +6,6 @@
 namespace rwkv {
 
 using P = Rwkv7Param;
-
-enum Carried : size_t { kAttShift, kWkv, kFfnShift };
-namespace {
-Tensor at(Boundary boundary, Carried which) {
-  return boundary.empty() ? Tensor{} : boundary[which];
-}
-}  // namespace
 
 Rwkv7Block::Rwkv7Block(const ModelConfig& config, int64_t layer)
     : config_(config), layer_(layer), first_(layer == 0) {
@@ -67,13 +61,13 @@ void Rwkv7Block::time_mix_forward(const Call& call, ConstTensor x, const Flow& o
   const Stream& stream = pass.stream;
   ops.layer_norm_forward(
       stream, {x, call.vec(P::kLn1Weight), call.vec(P::kLn1Bias), 1e-5, a.u1, a.mean1, a.rstd1});
-  ops.token_shift_forward(stream, call.shift_time_mix(entering[kAttShift], at(leaving, kAttShift)));
-  call.product(a.mixed[0], P::kReceptance, a.r);
+  halo_forward(call, a.u1, kAttShift, entering, leaving);
+  ops.token_shift_forward(stream, call.shift_time_mix(entering[kAttShift]));
+  // What the state's way needs comes first; what it does not need, while maps are travelling.
   call.product(a.mixed[2], P::kKey, a.key);
   call.product(a.mixed[3], P::kValue, a.value);
   call.low_rank_forward(a.decay, P::kW1, P::kW2, a.mixed[1], a.w_raw);
   call.low_rank_forward(a.iclr, P::kA1, P::kA2, a.mixed[4], a.iclr_out);
-  call.low_rank_forward(a.gate, P::kG1, P::kG2, a.mixed[5], a.g);
   if (!first_) call.low_rank_forward(a.residual, P::kV1, P::kV2, a.mixed[3], a.residual_out);
   // The first layer's v is v_first: it is written straight to where the later layers read it.
   a.v = first_ ? out.v_first : a.own_v;
@@ -94,7 +88,11 @@ void Rwkv7Block::time_mix_forward(const Call& call, ConstTensor x, const Flow& o
                                    .v = a.v,
                                    .a = a.a,
                                    .b = a.b});
-  recurrence_forward(call, entering[kWkv], at(leaving, kWkv));
+  maps_forward(call, entering, leaving);
+  call.product(a.mixed[0], P::kReceptance, a.r);
+  call.poll();
+  call.low_rank_forward(a.gate, P::kG1, P::kG2, a.mixed[5], a.g);
+  recurrence_forward(call, entering, leaving);
   ops.time_mix_out_forward(stream, call.time_mix_out(config_.head_size));
   // The residual stream: out.x = x + O z.
   if (out.x.data != x.data) ops.cast(stream, {x, out.x});
@@ -112,8 +110,8 @@ void Rwkv7Block::channel_mix_forward(const Call& call, Tensor x, Boundary enteri
   const auto& [pass, params, index, a] = call;
   pass.ops.layer_norm_forward(pass.stream, {x, call.vec(P::kLn2Weight), call.vec(P::kLn2Bias), 1e-5,
                                             a.u2, a.mean2, a.rstd2});
-  pass.ops.token_shift_forward(pass.stream,
-                               call.shift_channel_mix(entering[kFfnShift], at(leaving, kFfnShift)));
+  halo_forward(call, a.u2, kFfnShift, entering, leaving);
+  pass.ops.token_shift_forward(pass.stream, call.shift_channel_mix(entering[kFfnShift]));
   call.product(a.mixed[0], P::kFfnKey, a.hidden);
   pass.ops.activation_forward(pass.stream, {Activation::kReluSquared, a.hidden, a.squared});
   pass.ops.matmul(pass.stream, {.a = a.rows(a.squared),
@@ -128,26 +126,28 @@ void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary ente
                                       Boundary dleaving, Boundary dentering) const {
   const auto& [pass, params, index, a] = call;
   const Backend& ops = pass.ops;
-  ops.token_shift_forward(pass.stream, call.shift_channel_mix(entering[kFfnShift], {}));
+  ops.token_shift_forward(pass.stream, call.shift_channel_mix(entering[kFfnShift]));
   ops.activation_forward(pass.stream, {Activation::kReluSquared, a.hidden, a.squared});
   call.weight_gradient(dx, a.squared, P::kFfnValue);
   call.input_gradient(dx, P::kFfnValue, a.squared, false);
   ops.activation_backward(pass.stream, {Activation::kReluSquared, a.hidden, a.squared, a.squared});
-  call.weight_gradient(a.squared, a.mixed[0], P::kFfnKey);
   call.input_gradient(a.squared, P::kFfnKey, a.dmixed[0], false);
   TokenShiftBackward shift{.u = a.u2,
                            .halo = entering[kFfnShift],
-                           .dhalo_out = at(dleaving, kFfnShift),
+                           .dhalo_out = {},
                            .mixes = 1,
                            .mix = {},
                            .dout = {},
                            .du = a.du,
-                           .dhalo = at(dentering, kFfnShift),
                            .dmix = {},
+                           .starts = pass.starts,
                            .leaves = call.leaves()};
   shift.mix[0] = call.vec(P::kFfnXk);
   shift.dout[0] = a.dmixed[0];
   shift.dmix[0] = call.grad(P::kFfnXk);
+  send_halo_gradient(call, shift, kFfnShift, dleaving, dentering);
+  call.weight_gradient(a.squared, a.mixed[0], P::kFfnKey);
+  receive_halo_gradient(call, shift, kFfnShift, dleaving);
   ops.token_shift_backward(pass.stream, shift);
   ops.layer_norm_backward(pass.stream,
                           {a.x_mid, call.vec(P::kLn2Weight), a.mean2, a.rstd2, a.du, dx, dx,
@@ -155,33 +155,30 @@ void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary ente
 }
 
 // From dx to the gradient of what follows the recurrence: dy, dg, and the bonus's dr, dk, dv.
-void Rwkv7Block::output_backward(const Call& call, ConstTensor dx, Boundary entering) const {
+void Rwkv7Block::output_backward(const Call& call, ConstTensor dx) const {
   const auto& [pass, params, index, a] = call;
-  const Backend& ops = pass.ops;
-  ops.token_shift_forward(pass.stream, call.shift_time_mix(entering[kAttShift], {}));
-  ops.time_mix_out_forward(pass.stream, call.time_mix_out(config_.head_size));
-  call.weight_gradient(dx, a.z, P::kOutput);
-  call.input_gradient(dx, P::kOutput, a.z, false);
-  ops.time_mix_out_backward(pass.stream, {.y = a.y,
-                                          .r = a.r,
-                                          .k = a.k,
-                                          .v = a.v,
-                                          .g = a.g,
-                                          .ln_weight = call.vec(P::kLnXWeight),
-                                          .ln_bias = call.vec(P::kLnXBias),
-                                          .r_k = call.vec(P::kRk),
-                                          .head_size = config_.head_size,
-                                          .eps = 64e-5,
-                                          .dz = a.z,
-                                          .dy = a.dy,
-                                          .dr = a.dr,
-                                          .dk = a.dk,
-                                          .dv = a.dv,
-                                          .dg = a.z,
-                                          .dln_weight = call.grad(P::kLnXWeight),
-                                          .dln_bias = call.grad(P::kLnXBias),
-                                          .dr_k = call.grad(P::kRk),
-                                          .leaves = call.leaves()});
+  const Tensor dz = a.dkey;  // not needed yet for what it is named after
+  call.input_gradient(dx, P::kOutput, dz, false);
+  pass.ops.time_mix_out_backward(pass.stream, {.y = a.y,
+                                               .r = a.r,
+                                               .k = a.k,
+                                               .v = a.v,
+                                               .g = a.g,
+                                               .ln_weight = call.vec(P::kLnXWeight),
+                                               .ln_bias = call.vec(P::kLnXBias),
+                                               .r_k = call.vec(P::kRk),
+                                               .head_size = config_.head_size,
+                                               .eps = 64e-5,
+                                               .dz = dz,
+                                               .dy = a.dy,
+                                               .dr = a.dr,
+                                               .dk = a.dk,
+                                               .dv = a.dv,
+                                               .dg = a.dg,
+                                               .dln_weight = call.grad(P::kLnXWeight),
+                                               .dln_bias = call.grad(P::kLnXBias),
+                                               .dr_k = call.grad(P::kRk),
+                                               .leaves = call.leaves()});
 }
 
 void Rwkv7Block::low_rank_backward(const Call& call) const {
@@ -194,18 +191,15 @@ void Rwkv7Block::low_rank_backward(const Call& call) const {
   }
   call.low_rank_backward(a.decay, P::kW1, P::kW2, a.mixed[1], ddecay, a.dmixed[1], false);
   call.low_rank_backward(a.iclr, P::kA1, P::kA2, a.mixed[4], a.diclr, a.dmixed[4], false);
-  call.low_rank_backward(a.gate, P::kG1, P::kG2, a.mixed[5], a.z, a.dmixed[5], false);
+  call.low_rank_backward(a.gate, P::kG1, P::kG2, a.mixed[5], a.dg, a.dmixed[5], false);
   if (!first_) {
     call.low_rank_backward(a.residual, P::kV1, P::kV2, a.mixed[3], a.dresidual, a.dmixed[3], true);
   }
 }
 
-void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor v_first, Tensor dx,
-                                   Tensor dv_first, Boundary entering, Boundary dleaving,
-                                   Boundary dentering) const {
+// From the gradients of the recurrence's operands to those of the six mixes.
+void Rwkv7Block::inputs_backward(const Call& call, ConstTensor v_first, Tensor dv_first) const {
   const auto& [pass, params, index, a] = call;
-  output_backward(call, dx, entering);
-  recurrence_backward(call, at(dleaving, kWkv), at(dentering, kWkv));
   pass.ops.time_mix_in_backward(pass.stream, {.iclr = a.iclr_out,
                                               .value_gate = a.residual_out,
                                               .key = a.key,
@@ -232,22 +226,32 @@ void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor 
                                               .dk_a = call.grad(P::kKa),
                                               .dv0 = call.grad(P::kV0),
                                               .leaves = call.leaves()});
-  call.weight_gradient(a.dr, a.mixed[0], P::kReceptance);
-  call.weight_gradient(a.dkey, a.mixed[2], P::kKey);
-  call.weight_gradient(a.dvalue, a.mixed[3], P::kValue);
   call.input_gradient(a.dr, P::kReceptance, a.dmixed[0], false);
   call.input_gradient(a.dkey, P::kKey, a.dmixed[2], false);
   call.input_gradient(a.dvalue, P::kValue, a.dmixed[3], false);
   low_rank_backward(call);
+}
+
+void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor v_first, Tensor dx,
+                                   Tensor dv_first, Boundary entering, Boundary dleaving,
+                                   Boundary dentering) const {
+  const auto& [pass, params, index, a] = call;
+  pass.ops.token_shift_forward(pass.stream, call.shift_time_mix(entering[kAttShift]));
+  output_backward(call, dx);
+  maps_backward(call, dleaving, dentering);
+  pass.ops.time_mix_out_forward(pass.stream, call.time_mix_out(config_.head_size));
+  call.weight_gradient(dx, a.z, P::kOutput);
+  recurrence_backward(call, dleaving, dentering);
+  inputs_backward(call, v_first, dv_first);
   TokenShiftBackward shift{.u = a.u1,
                            .halo = entering[kAttShift],
-                           .dhalo_out = at(dleaving, kAttShift),
+                           .dhalo_out = {},
                            .mixes = kMaxMixes,
                            .mix = {},
                            .dout = {},
                            .du = a.du,
-                           .dhalo = at(dentering, kAttShift),
                            .dmix = {},
+                           .starts = pass.starts,
                            .leaves = call.leaves()};
   for (size_t m = 0; m < kMaxMixes; ++m) {
     const P mix = kTimeMixes[m];
@@ -255,6 +259,11 @@ void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor 
     shift.dout[m] = a.dmixed[m];
     shift.dmix[m] = call.grad(mix);
   }
+  send_halo_gradient(call, shift, kAttShift, dleaving, dentering);
+  call.weight_gradient(a.dr, a.mixed[0], P::kReceptance);
+  call.weight_gradient(a.dkey, a.mixed[2], P::kKey);
+  call.weight_gradient(a.dvalue, a.mixed[3], P::kValue);
+  receive_halo_gradient(call, shift, kAttShift, dleaving);
   pass.ops.token_shift_backward(pass.stream, shift);
   pass.ops.layer_norm_backward(pass.stream,
                                {x, call.vec(P::kLn1Weight), a.mean1, a.rstd1, a.du, dx, dx,

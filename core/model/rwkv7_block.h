@@ -23,6 +23,7 @@ class Rwkv7Block final : public Block {
                 Boundary dentering) const override;
 
  private:
+  enum Carried : size_t { kAttShift, kWkv, kFfnShift };
   struct Activations;
   struct Call;  // one forward or backward call: pass, parameters, activations
 
@@ -34,10 +35,21 @@ class Rwkv7Block final : public Block {
   void time_mix_backward(const Call&, ConstTensor x, ConstTensor v_first, Tensor dx,
                          Tensor dv_first, Boundary entering, Boundary dleaving,
                          Boundary dentering) const;
-  void recurrence_forward(const Call&, ConstTensor entering, Tensor leaving) const;
-  void recurrence_backward(const Call&, ConstTensor dleaving, Tensor dentering) const;
-  void output_backward(const Call&, ConstTensor dx, Boundary entering) const;
+  void output_backward(const Call&, ConstTensor dx) const;
+  void inputs_backward(const Call&, ConstTensor v_first, Tensor dv_first) const;
   void low_rank_backward(const Call&) const;
+
+  // Edges of tiles and segments.
+  void halo_forward(const Call&, const Tensor& u, size_t which, Boundary entering,
+                    Boundary leaving) const;
+  void send_halo_gradient(const Call&, const TokenShiftBackward&, size_t which, Boundary dleaving,
+                          Boundary dentering) const;
+  void receive_halo_gradient(const Call&, TokenShiftBackward&, size_t which,
+                             Boundary dleaving) const;
+  void maps_forward(const Call&, Boundary entering, Boundary leaving) const;
+  void recurrence_forward(const Call&, Boundary entering, Boundary leaving) const;
+  void maps_backward(const Call&, Boundary dleaving, Boundary dentering) const;
+  void recurrence_backward(const Call&, Boundary dleaving, Boundary dentering) const;
 
   ModelConfig config_;
   int64_t layer_;

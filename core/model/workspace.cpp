@@ -43,7 +43,7 @@ void Workspace::bind(const Model& model, Arena& saved, Arena& scratch) {
   }
 
   const BlockPlan block_plan{plan_.precision, plan_.batch, plan_.tokens, plan_.threads,
-                             plan_.backward,  plan_.tile,  plan_.whole};
+                             plan_.backward,  plan_.tile,  plan_.edges};
   const int64_t common = saved.mark();
   saved_.clear();
   for (size_t l = 0; l < model.layers(); ++l) {
@@ -62,16 +62,18 @@ void Workspace::bind(const Model& model, Arena& saved, Arena& scratch) {
 }
 
 void Workspace::bind_states(const Model& model, Arena& arena) {
-  for (States* states : {&entering, &leaving, &dentering}) {
+  for (States* states : {&entering, &leaving, &dleaving, &dentering}) {
     states->assign(model.layers(), {});
-    if (states == &dentering && !plan_.backward) continue;
+    const bool backward = states == &dleaving || states == &dentering;
     for (size_t l = 0; l < model.layers(); ++l) {
       for (const Carry& carry : model.carries(l)) {
+        const bool zero_halo = states == &entering && carry.kind == CarryKind::kHalo;
+        const bool none = (backward && !plan_.backward) || plan_.edges == Edges::kSegment ||
+                          (plan_.edges == Edges::kWhole && !zero_halo);
         Shape shape{plan_.batch};
         for (int i = 0; i < carry.shape.rank; ++i) {
           shape.dim[static_cast<size_t>(shape.rank++)] = carry.shape[i];
         }
-        const bool none = plan_.whole && carry.kind == CarryKind::kAffine;
         (*states)[l].push_back(
             none ? Tensor{} : arena.take("carried states", plan_.precision.accumulate, shape));
       }

@@ -35,7 +35,7 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
   workspace_ = std::make_unique<Workspace>(
       *model_,
       ModelPlan{machine.precision, micro_batch_, recipe.train.context, machine.threads, true,
-                recipe.train.recompute == "block", machine.leaf, machine.tile, true});
+                recipe.train.recompute == "block", machine.leaf, machine.tile, Edges::kWhole});
   const int64_t passes = (share_.count() + micro_batch_ - 1) / micro_batch_;
   loader_ = std::make_unique<BatchLoader>(*source_, passes * micro_batch_, recipe.train.context);
   optimizer_ = std::make_unique<Optimizer>(recipe.optimizer, *store_);

@@ -85,6 +85,10 @@ Backend make_table() {
   t.token_shift_backward =
       by_type<TokenShiftBackward, kOfU<TokenShiftBackward>, ref::token_shift_backward<double>,
               ref::token_shift_backward<float>>;
+  t.halo_forward =
+      by_type<HaloForward, kOfU<HaloForward>, ref::halo_forward<double>, ref::halo_forward<float>>;
+  t.halo_backward = by_type<HaloBackward, [](const HaloBackward& op) { return op.dout[0].dtype; },
+                            ref::halo_backward<double>, ref::halo_backward<float>>;
   t.time_mix_in_forward =
       by_type<TimeMixInForward, kOfKey<TimeMixInForward>, ref::time_mix_in_forward<double>,
               ref::time_mix_in_forward<float>>;

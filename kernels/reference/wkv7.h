@@ -97,6 +97,13 @@ struct BackwardScratch {
   S* removed() const { return state(kWkv7Saved + 4); }  // (N)
 };
 
+// The gradient of the state that is handed on joins there.
+template <class S>
+void add_handed(const Wkv7Backward& op, int64_t bh, int64_t square, S* adjoint) {
+  if (op.ds_out.empty()) return;
+  for (int64_t i = 0; i < square; ++i) adjoint[i] += op.ds_out.as<S>()[bh * square + i];
+}
+
 // Tokens [first, last) of one chunk, from the last to the first; `saved`: the state before them.
 template <class S>
 void wkv7_backward_chunk(const Wkv7Backward& op, const Wkv7Sizes& sizes, int64_t bh, int64_t first,
@@ -119,6 +126,7 @@ void wkv7_backward_chunk(const Wkv7Backward& op, const Wkv7Sizes& sizes, int64_t
   }
   for (int64_t t = last - 1; t >= first; --t) {
     const int64_t at = sizes.at(bh, t);
+    if (t + 1 == sizes.handed) add_handed(op, bh, square, scratch.adjoint());
     for (int64_t i = 0; i < n; ++i) {
       removed[i] = 0;
       for (int64_t j = 0; j < n; ++j) removed[i] += before(t)[i * n + j] * a[at + j];
@@ -140,11 +148,10 @@ void wkv7_backward(const Stream&, const Wkv7Backward& op) {
   std::fill(scratch.zero(), scratch.zero() + square, S(0));
   for (int64_t bh = 0; bh < sizes.batch * sizes.heads; ++bh) {
     S* adjoint = scratch.adjoint();
-    for (int64_t i = 0; i < square; ++i) {
-      adjoint[i] = ds_out == nullptr ? S(0) : ds_out[bh * square + i];
-    }
+    std::fill(adjoint, adjoint + square, S(0));
     for (int64_t tile = sizes.tiles - 1; tile >= 0; --tile) {
       std::copy(adjoint, adjoint + square, scratch.at_tile_end());
+      if (tile + 1 == sizes.tiles) add_handed(op, bh, square, scratch.at_tile_end());
       const int64_t begin = tile * sizes.tile, end = sizes.tile_end(tile);
       for (int64_t last = end, first = 0; last > begin; last = first) {
         first = begin + (last - 1 - begin) / kWkv7Saved * kWkv7Saved;
@@ -159,6 +166,7 @@ void wkv7_backward(const Stream&, const Wkv7Backward& op) {
                       op.c.as<S>() + entry + i * n, adjoint + i * n);
       }
     }
+    if (sizes.handed == 0) add_handed(op, bh, square, adjoint);
     if (!op.ds_in.empty()) {
       std::copy(adjoint, adjoint + square, op.ds_in.as<S>() + bh * square);
     }

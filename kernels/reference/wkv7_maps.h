@@ -28,7 +28,8 @@ void wkv7_map(const Stream&, const Wkv7Map& op) {
       m[i] = S(i / n == i % n ? 1 : 0);
       from_zero[i] = 0;
     }
-    for (int64_t t = tile * sizes.tile; t < sizes.tile_end(tile); ++t) {
+    const int64_t end = std::min(sizes.tile_end(tile), sizes.handed);
+    for (int64_t t = tile * sizes.tile; t < end; ++t) {
       const int64_t at = sizes.at(bh, t);
       if (sizes.starts(op.in, bh, t)) {
         std::fill(m, m + n * n, S(0));

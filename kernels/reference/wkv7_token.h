@@ -10,6 +10,7 @@ namespace rwkv::reference {
 struct Wkv7Sizes {
   int64_t batch, tokens, heads, n, tile, tiles;
   int64_t padded;  // elements from map to map
+  int64_t handed;  // tokens before the state that is handed on
 
   explicit Wkv7Sizes(const Wkv7Sequence& in)
       : batch(in.k.shape[0]),
@@ -18,7 +19,8 @@ struct Wkv7Sizes {
         n(in.k.shape[3]),
         tile(in.tile == 0 ? tokens : in.tile),
         tiles(wkv7_tiles(tokens, in.tile)),
-        padded(n * wkv7_state_stride(n)) {}
+        padded(n * wkv7_state_stride(n)),
+        handed(tokens - in.overlap) {}
 
   // First element of token t of head bh = b H + h.
   int64_t at(int64_t bh, int64_t t) const {

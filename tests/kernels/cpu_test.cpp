@@ -95,6 +95,8 @@ TEST_P(CpuKernels, LayerNorm) {
 }
 
 TEST_P(CpuKernels, TokenShift) {
+  Owned<int32_t> starts({2, 35});
+  starts[17] = starts[35] = 1;
   for (const int mixes : {1, 6}) {
     const Shape sequence{2, 35, kWidth};
     TwoBackends b = bench();
@@ -112,12 +114,7 @@ TEST_P(CpuKernels, TokenShift) {
       b.acc_output("dmix" + i, {kWidth});
     }
     b.run<TokenShiftForward>(&Backend::token_shift_forward, [&](const auto& t) {
-      TokenShiftForward op{.u = t("u"),
-                           .halo = t("halo"),
-                           .mixes = mixes,
-                           .mix = {},
-                           .out = {},
-                           .halo_out = t("halo_out")};
+      TokenShiftForward op{.u = t("u"), .halo = t("halo"), .mixes = mixes, .mix = {}, .out = {}};
       for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
         op.mix[m] = t("mix" + std::to_string(m));
         op.out[m] = t("out" + std::to_string(m));
@@ -128,16 +125,29 @@ TEST_P(CpuKernels, TokenShift) {
       TokenShiftBackward op{.u = t("u"),
                             .halo = t("halo"),
                             .dhalo_out = t("dhalo_out"),
+                            .at = 30,
                             .mixes = mixes,
                             .mix = {},
                             .dout = {},
                             .du = t("du"),
-                            .dhalo = t("dhalo"),
-                            .dmix = {}};
+                            .dmix = {},
+                            .starts = starts.view()};
       for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
         op.mix[m] = t("mix" + std::to_string(m));
         op.dout[m] = t("dout" + std::to_string(m));
         op.dmix[m] = t("dmix" + std::to_string(m));
+      }
+      return op;
+    });
+    b.run<HaloForward>(&Backend::halo_forward, [&](const auto& t) {
+      return HaloForward{t("u"), 30, t("halo_out")};
+    });
+    b.run<HaloBackward>(&Backend::halo_backward, [&](const auto& t) {
+      HaloBackward op{
+          .mixes = mixes, .mix = {}, .dout = {}, .starts = starts.view(), .dhalo = t("dhalo")};
+      for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
+        op.mix[m] = t("mix" + std::to_string(m));
+        op.dout[m] = t("dout" + std::to_string(m));
       }
       return op;
     });

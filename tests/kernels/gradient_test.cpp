@@ -115,46 +115,55 @@ TEST(ComplexStep, LayerNorm) {
   }
 }
 
+// With the row that is handed on at the end, in the middle, and documents that start at the first
+// token and inside.
 TEST(ComplexStep, TokenShift) {
-  for (const int mixes : {1, 6}) {
-    OpUnderTest op;
-    op.inputs = {{"u", {2, 5, 3}}, {"halo", {2, 3}}};
-    op.outputs = {{"halo_out", {2, 3}}};
-    for (int m = 0; m < mixes; ++m) {
-      op.inputs["mix" + std::to_string(m)] = {3};
-      op.outputs["out" + std::to_string(m)] = {2, 5, 3};
+  Owned<int32_t> starts({2, 5});
+  starts[3] = starts[5] = 1;
+  for (const int64_t at : {4, 2}) {
+    for (const int mixes : {1, 6}) {
+      OpUnderTest op;
+      op.inputs = {{"u", {2, 5, 3}}, {"halo", {2, 3}}};
+      op.outputs = {{"handed", {2, 3}}};
+      for (int m = 0; m < mixes; ++m) {
+        op.inputs["mix" + std::to_string(m)] = {3};
+        op.outputs["out" + std::to_string(m)] = {2, 5, 3};
+      }
+      op.forward = [&](Tensors& in, Tensors& out) {
+        TokenShiftForward f{.u = in["u"].view(),
+                            .halo = in["halo"].view(),
+                            .mixes = mixes,
+                            .mix = {},
+                            .out = {},
+                            .starts = starts.view()};
+        for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
+          f.mix[m] = in["mix" + std::to_string(m)].view();
+          f.out[m] = out["out" + std::to_string(m)].view();
+        }
+        ref::token_shift_forward<Complex>({}, f);
+        ref::halo_forward<Complex>({}, {in["u"].view(), at, out["handed"].view()});
+      };
+      op.backward = [&](Tensors& in, Tensors& up, Tensors& d) {
+        TokenShiftBackward b{.u = in["u"].view(),
+                             .halo = in["halo"].view(),
+                             .dhalo_out = up["handed"].view(),
+                             .at = at,
+                             .mixes = mixes,
+                             .mix = {},
+                             .dout = {},
+                             .du = d["u"].view(),
+                             .dmix = {},
+                             .starts = starts.view()};
+        for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
+          b.mix[m] = in["mix" + std::to_string(m)].view();
+          b.dout[m] = up["out" + std::to_string(m)].view();
+          b.dmix[m] = d["mix" + std::to_string(m)].view();
+        }
+        ref::token_shift_backward<Complex>({}, b);
+        ref::halo_backward<Complex>({}, {mixes, b.mix, b.dout, starts.view(), d["halo"].view()});
+      };
+      expect_right(op);
     }
-    op.forward = [=](Tensors& in, Tensors& out) {
-      TokenShiftForward f{.u = in["u"].view(),
-                          .halo = in["halo"].view(),
-                          .mixes = mixes,
-                          .mix = {},
-                          .out = {},
-                          .halo_out = out["halo_out"].view()};
-      for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
-        f.mix[m] = in["mix" + std::to_string(m)].view();
-        f.out[m] = out["out" + std::to_string(m)].view();
-      }
-      ref::token_shift_forward<Complex>({}, f);
-    };
-    op.backward = [=](Tensors& in, Tensors& up, Tensors& d) {
-      TokenShiftBackward b{.u = in["u"].view(),
-                           .halo = in["halo"].view(),
-                           .dhalo_out = up["halo_out"].view(),
-                           .mixes = mixes,
-                           .mix = {},
-                           .dout = {},
-                           .du = d["u"].view(),
-                           .dhalo = d["halo"].view(),
-                           .dmix = {}};
-      for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
-        b.mix[m] = in["mix" + std::to_string(m)].view();
-        b.dout[m] = up["out" + std::to_string(m)].view();
-        b.dmix[m] = d["mix" + std::to_string(m)].view();
-      }
-      ref::token_shift_backward<Complex>({}, b);
-    };
-    expect_right(op);
   }
 }
 

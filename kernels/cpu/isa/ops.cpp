@@ -4,6 +4,7 @@
 #include "kernels/cpu/isa/elementwise.h"
 #include "kernels/cpu/isa/norm_shift.h"
 #include "kernels/cpu/isa/time_mix.h"
+#include "kernels/cpu/isa/token_shift.h"
 #include "kernels/cpu/isa/wkv7.h"
 #include "kernels/cpu/matmul.h"
 
@@ -20,6 +21,8 @@ template <class Op>
 constexpr auto kOfX = [](const Op& op) { return op.x.dtype; };
 template <class Op>
 constexpr auto kOfU = [](const Op& op) { return op.u.dtype; };
+template <class Op>
+constexpr auto kOfDout = [](const Op& op) { return op.dout[0].dtype; };
 template <class Op>
 constexpr auto kOfKey = [](const Op& op) { return op.key.dtype; };
 template <class Op>
@@ -60,6 +63,9 @@ void fill(Backend& t) {
                                   token_shift_forward<float>, token_shift_forward<bf16>>;
   t.token_shift_backward = by_type<TokenShiftBackward, kOfU<TokenShiftBackward>,
                                    token_shift_backward<float>, token_shift_backward<bf16>>;
+  t.halo_forward = by_type<HaloForward, kOfU<HaloForward>, halo_forward<float>, halo_forward<bf16>>;
+  t.halo_backward =
+      by_type<HaloBackward, kOfDout<HaloBackward>, halo_backward<float>, halo_backward<bf16>>;
   t.time_mix_in_forward = by_type<TimeMixInForward, kOfKey<TimeMixInForward>,
                                   time_mix_in_forward<float>, time_mix_in_forward<bf16>>;
   t.time_mix_in_backward = by_type<TimeMixInBackward, kOfKey<TimeMixInBackward>,

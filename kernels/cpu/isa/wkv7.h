@@ -113,6 +113,16 @@ struct BackwardScratch {
   v16* zero() const { return state(kWkv7Saved + 3); }
 };
 
+// The gradient of a state that is handed on before the last token joins there.
+template <int Q>
+[[gnu::always_inline]] inline void add_handed(const Wkv7Backward& op, int64_t bh,
+                                              const BackwardScratch<Q>& scratch) {
+  if (op.in.overlap == 0 || op.ds_out.empty()) return;
+  const int n = scratch.n;
+  load_state<Q>(op.ds_out, bh, n, scratch.at_tile_end());
+  for (int i = 0; i < n * Q; ++i) scratch.adjoint()[i] += scratch.at_tile_end()[i];
+}
+
 // Tokens [first, last) of one chunk, from the last to the first; `saved`: the state before them.
 template <class T, int Q>
 [[gnu::always_inline]] inline void wkv7_backward_chunk(const Wkv7Backward& op,
@@ -135,6 +145,7 @@ template <class T, int Q>
   }
   for (int64_t t = last - 1; t >= first; --t) {
     const int64_t i = t - first, at = sizes.at(bh, t);
+    if (t + 1 == sizes.handed) add_handed<Q>(op, bh, scratch);
     v16 dy[Q];
     read_vectors<T, Q>(op.dy.as<T>() + at, n, dy);
     TokenGradient<Q> gradient;
@@ -153,7 +164,7 @@ void wkv7_backward_head(const Wkv7Backward& op, int64_t bh, float* memory) {
   const auto* saved = op.s_saved.as<float>();
   const BackwardScratch<Q> scratch{memory, n};
   set_zero<Q>(n, scratch.zero());
-  load_state<Q>(op.ds_out, bh, n, scratch.adjoint());
+  load_state<Q>(op.in.overlap > 0 ? ConstTensor{} : op.ds_out, bh, n, scratch.adjoint());
   for (int64_t tile = sizes.tiles - 1; tile >= 0; --tile) {
     const bool folds = !op.m.empty() && (tile > 0 || !op.ds_in.empty()) &&
                        (tile + 1 < sizes.tiles || !op.ds_out.empty());
@@ -169,6 +180,7 @@ void wkv7_backward_head(const Wkv7Backward& op, int64_t bh, float* memory) {
     fold<Q, true>(n, scratch.at_tile_end(), map_of<Q>(op.m, entry, n), map_of<Q>(op.c, entry, n),
                   scratch.adjoint());
   }
+  if (sizes.handed == 0) add_handed<Q>(op, bh, scratch);
   if (!op.ds_in.empty()) {
     from_key_major<Q>(n, scratch.adjoint(), op.ds_in.as<float>() + bh * n * n);
   }

@@ -123,7 +123,8 @@ template <class T>
 struct MapOfHead {
   template <int Q>
   void run(const Wkv7Map& op, const Wkv7Sizes& sizes, int64_t tile, int64_t bh, int64_t to) const {
-    const int64_t first = tile * sizes.tile, end = sizes.tile_end(tile);
+    const int64_t first = tile * sizes.tile;
+    const int64_t end = sizes.tile_end(tile) < sizes.handed ? sizes.tile_end(tile) : sizes.handed;
     v16 state[16 * Q * Q];
     run_from_identity<T, Q>(op.in, sizes, bh, first, end, state);
     copy_state<Q>(sizes.n, state, op.m.as<float>() + to);

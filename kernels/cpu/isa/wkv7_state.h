@@ -18,6 +18,7 @@ inline constexpr float kDecayScale = 0.60653065971263342f;  // e^-1/2
 // Sizes of a pass, and where its tokens and maps lie.
 struct Wkv7Sizes {
   int64_t batch, tokens, heads, tile, tiles;
+  int64_t handed;  // tokens before the state that is handed on
   int n;
 
   explicit Wkv7Sizes(const Wkv7Sequence& in)
@@ -26,6 +27,7 @@ struct Wkv7Sizes {
         heads(in.k.shape[2]),
         tile(in.tile == 0 ? tokens : in.tile),
         tiles(wkv7_tiles(tokens, in.tile)),
+        handed(tokens - in.overlap),
         n(static_cast<int>(in.k.shape[3])) {}
 
   // First element of token t of head bh = b H + h.

@@ -1,0 +1,137 @@
+#include "parallel/state_exchange.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "parallel/exchanges.h"
+
+namespace rwkv {
+namespace {
+
+void copy(const ConstTensor& from, const Tensor& to) {
+  if (from.data != to.data) std::memcpy(to.data, from.data, static_cast<size_t>(to.bytes()));
+}
+
+}  // namespace
+
+StateExchange::StateExchange(Communicator& sequence, const Backend& ops,
+                             const ExchangeLayout& layout, Arena& arena)
+    : comm_(sequence), ops_(ops), layout_(layout) {
+  const Shape s = layout.state();
+  const Shape states{layout.layers, s[0], s[1], s[2], s[3]};
+  const Shape rows{layout.layers * kHalos, layout.batch, layout.width};
+  state_carry_ = arena.take("exchange", layout.acc, states);
+  dstate_carry_ = arena.take("exchange", layout.acc, states);
+  halo_carry_ = arena.take("exchange", layout.acc, rows);
+  dhalo_carry_ = arena.take("exchange", layout.acc, rows);
+}
+
+Tensor StateExchange::halo_carry(const Tensor& carries, int64_t layer, int halo) const {
+  const int64_t i = layer * kHalos + halo;
+  return carries.rows(i, i + 1).reshaped({layout_.batch, layout_.width});
+}
+
+// Rank 0's left neighbour is the last rank, one group earlier: what it sends is kept.
+void StateExchange::send_halo(int64_t layer, int halo, ConstTensor row, Tensor entering) {
+  const Tensor kept = halo_carry(halo_carry_, layer, halo);
+  const bool wraps = rank() == 0;
+  if (wraps && !place_.first) copy(kept, entering);
+  const int to = last_segment() ? kNoRank : (rank() + 1) % ranks();
+  const int left = (rank() + ranks() - 1) % ranks();
+  const int from = wraps && place_.last ? kNoRank : left;
+  Stream stream;
+  halo_ticket_ = comm_.shift(row, to, wraps ? kept : entering, from, stream);
+}
+
+void StateExchange::send_halo_gradient(int64_t layer, int halo, ConstTensor dentering,
+                                       Tensor dleaving) {
+  const Tensor kept = halo_carry(dhalo_carry_, layer, halo);
+  const bool wraps = rank() + 1 == ranks();
+  if (last_segment()) {
+    std::memset(dleaving.data, 0, static_cast<size_t>(dleaving.bytes()));
+  } else if (wraps) {
+    copy(kept, dleaving);
+  }
+  const int to = first_segment() ? kNoRank : (rank() + ranks() - 1) % ranks();
+  const bool none = wraps ? place_.first : last_segment();
+  const int from = none ? kNoRank : (rank() + 1) % ranks();
+  Stream stream;
+  halo_ticket_ = comm_.shift(dentering, to, wraps ? kept : dleaving, from, stream);
+}
+
+void StateExchange::receive_halo() {
+  halo_ticket_->wait();
+  halo_ticket_.reset();
+}
+
+// A rank without a segment is in the last group, behind its last segment: no halo is its business.
+void StateExchange::absent_forward(const Stream& stream) {
+  for (int64_t layer = 0; layer < layout_.layers; ++layer) {
+    send_maps(stream, layer, {}, {});
+    receive_state(stream, layer, {});
+  }
+}
+
+// But the last rank takes from rank 0 what belongs to the group before.
+void StateExchange::absent_backward(const Stream& stream) {
+  const bool wraps = rank() + 1 == ranks() && !place_.first;
+  for (int64_t layer = layout_.layers; layer-- > 0;) {
+    for (int halo = kHalos - 1; halo >= 0; --halo) {
+      if (halo == 0) {
+        send_adjoints(stream, layer, {}, {});
+        receive_gradient(stream, layer, {});
+      }
+      if (!wraps) continue;
+      Stream issuing;
+      comm_.shift({}, kNoRank, halo_carry(dhalo_carry_, layer, halo), 0, issuing)->wait();
+    }
+  }
+}
+
+int64_t StateExchange::carry_bytes() const { return state_carry_.bytes() + halo_carry_.bytes(); }
+
+void StateExchange::save_carry(std::byte* to) {
+  settle();
+  std::memcpy(to, state_carry_.data, static_cast<size_t>(state_carry_.bytes()));
+  std::memcpy(to + state_carry_.bytes(), halo_carry_.data,
+              static_cast<size_t>(halo_carry_.bytes()));
+}
+
+void StateExchange::restore_carry(const std::byte* from) {
+  settle();
+  std::memcpy(state_carry_.data, from, static_cast<size_t>(state_carry_.bytes()));
+  std::memcpy(halo_carry_.data, from + state_carry_.bytes(),
+              static_cast<size_t>(halo_carry_.bytes()));
+}
+
+std::string_view exchange_kind(std::string_view kind, int ranks) {
+  constexpr int kMostGathered = 16;
+  if (kind != "auto") return kind;
+  return ranks <= kMostGathered ? "gather" : "ring";
+}
+
+std::unique_ptr<StateExchange> make_exchange(std::string_view kind, Communicator& sequence,
+                                             const Backend& ops, const ExchangeLayout& layout,
+                                             Arena& arena) {
+  const std::string_view chosen = exchange_kind(kind, sequence.size());
+  if (chosen == "gather") return make_gather_exchange(sequence, ops, layout, arena);
+  if (chosen == "ring") return make_ring_exchange(sequence, ops, layout, arena);
+  throw Error("internal: no exchange '" + std::string(chosen) + "'");
+}
+
+int64_t exchange_bytes(std::string_view kind, const ExchangeLayout& layout, int ranks) {
+  if (ranks == 1) return 0;
+  const int64_t halos = int64_t{2} * kHalos * layout.batch * layout.width * bytes_of(layout.acc);
+  if (exchange_kind(kind, ranks) == "ring") {
+    return halos + 2 * layout.state().elements() * bytes_of(layout.acc);
+  }
+  // (M, B) forward and (M, C) backward, each passed on P - 1 times.
+  return halos + 4 * (ranks - 1) * layout.maps(layout.tiles).elements() * bytes_of(layout.acc);
+}
+
+int64_t exchange_latency(std::string_view kind, int ranks) {
+  if (ranks == 1) return 0;
+  return 2 * kHalos + 2 * (exchange_kind(kind, ranks) == "ring" ? ranks - 1 : 1);
+}
+
+}  // namespace rwkv
