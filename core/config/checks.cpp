@@ -81,6 +81,25 @@ void check_train(const GivenKeys& given, const TrainConfig& train) {
   }
 }
 
+// What edges of segments are asked to be, and what the promise of equal bits needs.
+void check_sequence(const GivenKeys& given, const Recipe& recipe) {
+  const TrainConfig& train = recipe.train;
+  if (train.gradient == "truncated" && train.chunk == 0) {
+    conflict(given, "train.gradient", "train.chunk",
+             "train.gradient truncated needs a train.chunk: the gradient is cut at its multiples");
+  }
+  if (train.handoff == "none" && train.chunk == 0) {
+    conflict(given, "train.handoff", "train.chunk",
+             "train.handoff none needs a train.chunk: segments start anew at its multiples");
+  }
+  const bool bits = train.overlap == 0 && train.gradient == "exact" && train.handoff == "state";
+  if (recipe.parallel.reduction == "exact" && !bits) {
+    conflict(given, "parallel.reduction", "train.overlap",
+             "parallel.reduction exact needs train.overlap 0, train.gradient exact and "
+             "train.handoff state (leave it out, or fast)");
+  }
+}
+
 void check_optimizer(const GivenKeys& given, const OptimizerConfig& optimizer) {
   if (optimizer.schedule != "constant" && optimizer.lr_final > optimizer.lr) {
     conflict(given, "optimizer.lr_final", "optimizer.lr",
@@ -134,6 +153,7 @@ void check_recipe(const GivenKeys& given, Recipe& recipe) {
   check_model(given, recipe.model);
   check_data(given, recipe.data);
   check_train(given, recipe.train);
+  check_sequence(given, recipe);
   check_optimizer(given, recipe.optimizer);
 }
 

@@ -60,6 +60,8 @@ struct Pass {
   // Not null: neighbours in the sequence are there, and the pass is one segment. Forward fills
   // what enters, backward what `dleaving` is to hold, from them.
   StateExchange* exchange = nullptr;
+  // The pass is a segment whose backward pass will have an exchange, though this one may not.
+  bool all_maps = false;
   int64_t overlap = 0;      // last tokens, which the right neighbour runs again
   ConstTensor starts = {};  // (B, T) i32, not 0: a document starts; empty: none does
 

@@ -12,9 +12,10 @@ namespace rwkv {
 
 // A micro-batch. Weights are per token: overlap, padding, masks and ignored labels are weight zero.
 struct Batch {
-  ConstTensor tokens;   // (B, T) i32
-  ConstTensor targets;  // (B, T) i32
-  ConstTensor weight;   // (B, T) f32
+  ConstTensor tokens;       // (B, T) i32
+  ConstTensor targets;      // (B, T) i32
+  ConstTensor weight;       // (B, T) f32
+  ConstTensor starts = {};  // (B, T) i32, not 0: a document starts at this token; empty: none does
 };
 
 struct ModelPlan {
@@ -29,11 +30,18 @@ struct ModelPlan {
 
 class Model;
 
+// Memory that workspaces of several lengths share, one at a time in use.
+struct WorkspaceMemory {
+  Buffer saved, scratch;
+};
+
 // Activations of one micro-batch, planned once.
 class Workspace {
  public:
   // Without memory: only the plan, for `check`.
   Workspace(const Model&, const ModelPlan&, bool with_memory = true);
+  // In memory that is large enough (saved_bytes(), scratch_bytes()) and outlives the object.
+  Workspace(const Model&, const ModelPlan&, const WorkspaceMemory&);
 
   const ModelPlan& plan() const { return plan_; }
   Tensor loss;  // (B, T) acc: nats of each token, unweighted
@@ -45,13 +53,17 @@ class Workspace {
   using States = std::vector<std::vector<Tensor>>;
   States entering, leaving, dleaving, dentering;
 
-  // Bytes that are held; what entries() adds up to.
-  int64_t bytes() const { return memory_.bytes() + scratch_.bytes(); }
+  // Bytes that are planned; what entries() adds up to.
+  int64_t bytes() const { return saved_bytes_ + scratch_bytes_; }
+  int64_t saved_bytes() const { return saved_bytes_; }
+  int64_t scratch_bytes() const { return scratch_bytes_; }
   // How the planned bytes are used.
   const std::vector<Arena::Entry>& entries() const { return entries_; }
 
  private:
   friend class Model;
+  void measure(const Model&);
+  void bind(const Model&, const WorkspaceMemory&);
   void bind(const Model&, Arena& saved, Arena& scratch);
   void bind_states(const Model&, Arena&);
 
@@ -65,7 +77,8 @@ class Workspace {
   Tensor normed_, mean_, rstd_;                // ln_out: (B, T, C), (R) acc
   Tensor dnormed_;                             // (B, T, C)
   Tensor logits_, dlogits_;                    // (rows of a head chunk, V) acc, compute
-  Buffer memory_, scratch_;
+  WorkspaceMemory memory_;                     // empty when it is others'
+  int64_t saved_bytes_ = 0, scratch_bytes_ = 0;
   std::vector<Arena::Entry> entries_;
 };
 

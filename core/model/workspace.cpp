@@ -5,16 +5,33 @@
 namespace rwkv {
 
 Workspace::Workspace(const Model& model, const ModelPlan& plan, bool with_memory) : plan_(plan) {
+  measure(model);
+  if (!with_memory) return;
+  memory_ = {Buffer(saved_bytes_), Buffer(scratch_bytes_)};
+  bind(model, memory_);
+}
+
+Workspace::Workspace(const Model& model, const ModelPlan& plan, const WorkspaceMemory& memory)
+    : plan_(plan) {
+  measure(model);
+  bind(model, memory);
+}
+
+void Workspace::measure(const Model& model) {
   Arena saved, scratch;
   bind(model, saved, scratch);
+  saved_bytes_ = saved.peak();
+  scratch_bytes_ = scratch.peak();
   entries_ = saved.entries();
-  int64_t scratch_bytes = scratch.peak();
-  add_entries(entries_, {{"scratch", scratch_bytes}});
-  if (!with_memory) return;
-  memory_ = Buffer(saved.peak());
-  scratch_ = Buffer(scratch_bytes);
-  Arena real_saved(memory_.data(), saved.peak()), real_scratch(scratch_.data(), scratch_bytes);
-  bind(model, real_saved, real_scratch);
+  add_entries(entries_, {{"scratch", scratch_bytes_}});
+}
+
+void Workspace::bind(const Model& model, const WorkspaceMemory& memory) {
+  require(memory.saved.bytes() >= saved_bytes_ && memory.scratch.bytes() >= scratch_bytes_,
+          "a workspace does not fit the memory it is to share");
+  Arena saved(memory.saved.data(), memory.saved.bytes());
+  Arena scratch(memory.scratch.data(), memory.scratch.bytes());
+  bind(model, saved, scratch);
 }
 
 void Workspace::bind(const Model& model, Arena& saved, Arena& scratch) {

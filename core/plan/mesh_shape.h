@@ -15,10 +15,14 @@ struct MeshShape {
   int parked = 0;
 
   int active() const { return data * sequence; }
+  // Ranks of a data group follow one another.
+  int data_group(int rank) const { return rank / sequence; }
+  int place(int rank) const { return rank % sequence; }  // in the sequence
 };
 
-// auto: data = min(ranks, batch), sequence = 1. Throws InputError when given values ask for more
-// ranks than there are, or for more data ranks than sequences.
+// auto: data = min(ranks, batch), sequence = as many of the others as leave each rank a leaf (and
+// give it a chunk). Throws InputError when given values ask for more ranks than there are, or for
+// more data ranks than sequences.
 MeshShape plan_mesh(const Recipe&, int ranks);
 
 // Samples of a step that data group d owns: [floor(d B / D), floor((d + 1) B / D)).
@@ -30,6 +34,6 @@ Share share_of(int64_t batch, int groups, int group);
 
 // Sequences a pass: the recipe's, or as many as hold about 8,192 tokens, evened out over the
 // passes.
-int64_t plan_micro_batch(const Recipe&, int64_t share);
+int64_t plan_micro_batch(const Recipe&, int64_t share, int sequence = 1);
 
 }  // namespace rwkv

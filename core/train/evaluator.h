@@ -5,7 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "core/plan/mesh_shape.h"
 #include "core/train/batch_loader.h"
+#include "core/train/tally.h"
 #include "core/train/totals.h"
 
 namespace rwkv {
@@ -25,8 +27,14 @@ class Evaluator {
   using Visit = std::function<void(int64_t first, int64_t count)>;
   Totals run(const Pass&, const ParamStore&, Workspace&, int64_t count, Communicator&,
              Tensor logits = {}, const Visit& visit = {});
+  // In segments: `share` of the samples is this rank's data group's; sequence rank 0 of each
+  // `leads` it. Collective over `all`.
+  Totals run(const Pass&, const ParamStore&, SequenceRunner&, Tally&, const Share& share,
+             bool leads, Communicator& all);
 
  private:
+  void read(const Share&, int64_t first, bool leads, Totals&);
+
   const Model& model_;
   const SampleSource& source_;
   int64_t micro_batch_;

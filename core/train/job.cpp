@@ -38,7 +38,11 @@ Machine choose_machine(const Recipe& recipe, int local_ranks) {
   machine.threads = recipe.parallel.threads > 0 ? static_cast<int>(recipe.parallel.threads)
                                                 : std::min(available_cores(), fair);
   if (recipe.precision == "fp64") machine.threads = 1;  // the reference kernels run on one thread
-  const bool exact = recipe.parallel.reduction != "fast";
+  // Where segments do not meet as one sequence does, no other layout could have the same bits.
+  const bool bits = recipe.train.overlap == 0 && recipe.train.gradient == "exact" &&
+                    recipe.train.handoff == "state";
+  const bool exact =
+      recipe.parallel.reduction == "exact" || (recipe.parallel.reduction == "auto" && bits);
   machine.leaf = exact ? recipe.parallel.leaf : 0;
   machine.tile = exact ? std::gcd(recipe.parallel.tile, recipe.parallel.leaf) : 0;
   machine.numerics =

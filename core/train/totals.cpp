@@ -19,13 +19,16 @@ void each_part(const Visit& visit, std::initializer_list<OrderFreeSum*> sums, in
 
 }  // namespace
 
-void Totals::add(const Tensor& losses, const ConstTensor& weights) {
+void Totals::add(const Tensor& losses, const ConstTensor& weights, int64_t leaf) {
   const float* w = weights.as<float>();
   const bool wide = losses.dtype == DType::kF64;
   const int64_t tokens = weights.shape[weights.shape.rank - 1];
-  for (int64_t first = 0; first < weights.elements(); first += tokens) {
+  const Leaves leaves{tokens, leaf > 0 ? leaf : tokens, 0};
+  const int64_t all = weights.elements();
+  for (int64_t first = 0, end = 0; first < all; first = end) {
+    end = leaves.end(first, all);
     double nats = 0, weight = 0;
-    for (int64_t i = first; i < first + tokens; ++i) {
+    for (int64_t i = first; i < end; ++i) {
       if (w[i] == 0) continue;  // padding may hold anything
       const double token_nats =
           wide ? losses.as<double>()[i] : static_cast<double>(losses.as<float>()[i]);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/base/fixed_point.h"
+#include "kernels/token_sum.h"
 #include "parallel/communicator.h"
 
 namespace rwkv {
@@ -15,8 +16,8 @@ class Totals {
  public:
   explicit Totals(size_t skills) : asked(skills), answered(skills) {}
 
-  // Adds weight * loss over (rows, T) of a micro-batch, a sequence at a time.
-  void add(const Tensor& loss, const ConstTensor& weight);
+  // Adds weight * loss over (rows, T) of a micro-batch, a leaf at a time (0: a row).
+  void add(const Tensor& loss, const ConstTensor& weight, int64_t leaf = 0);
   // True nats of a sample's targets; NaN where the source does not know them.
   void add_nats(double nats) { nats_.add(nats); }
   void clear();

@@ -16,13 +16,26 @@ ModelConfig complete_model(const Recipe& recipe) {
   return resolve_model(model, make_tokenizer(recipe.data.tokenizer)->vocab());
 }
 
+SequencePlan plan_sequence(const Recipe& recipe, const Machine& machine, const MeshShape& mesh,
+                           int64_t micro_batch) {
+  return {{machine.precision, micro_batch, recipe.train.context, machine.threads, true,
+           recipe.train.recompute == "block", machine.leaf, machine.tile, Edges::kWhole},
+          plan_segments(recipe.train.context, mesh.sequence, recipe.train.chunk,
+                        recipe.train.overlap, machine.leaf),
+          plan_handing(recipe),
+          recipe.parallel.exchange,
+          recipe.train.stash};
+}
+
 Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ranks)
     : recipe_(recipe),
       machine_(machine),
       ranks_(ranks),
+      mesh_(plan_mesh(recipe, ranks.size())),
+      sequence_(ranks.split(mesh_.data_group(ranks.rank()), mesh_.place(ranks.rank()))),
       pass_{{machine.threads}, *machine.ops, machine.leaf, machine.tile},
-      share_(share_of(recipe.train.batch, ranks.size(), ranks.rank())),
-      micro_batch_(plan_micro_batch(recipe, share_.count())),
+      share_(share_of(recipe.train.batch, mesh_.data, mesh_.data_group(ranks.rank()))),
+      micro_batch_(plan_micro_batch(recipe, share_.count(), mesh_.sequence)),
       plan_(plan_step(share_.count(), micro_batch_, machine.leaf > 0)),
       totals_(0) {
   model_ = std::make_unique<Model>(complete_model(recipe));
@@ -32,10 +45,8 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
   store_ = std::make_unique<ParamStore>(
       model_->params(), machine.precision, true, machine.leaf > 0,
       recipe.parallel.shard == "optimizer" ? Part{ranks.size(), ranks.rank()} : Part{});
-  workspace_ = std::make_unique<Workspace>(
-      *model_,
-      ModelPlan{machine.precision, micro_batch_, recipe.train.context, machine.threads, true,
-                recipe.train.recompute == "block", machine.leaf, machine.tile, Edges::kWhole});
+  runner_ = std::make_unique<SequenceRunner>(
+      *model_, plan_sequence(recipe, machine, mesh_, micro_batch_), *sequence_, *machine.ops);
   const int64_t passes = (share_.count() + micro_batch_ - 1) / micro_batch_;
   loader_ = std::make_unique<BatchLoader>(*source_, passes * micro_batch_, recipe.train.context);
   optimizer_ = std::make_unique<Optimizer>(recipe.optimizer, *store_);
@@ -47,6 +58,8 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
   samples_.resize(static_cast<size_t>(share_.count()));
   skills_ = source_->skills();
   totals_ = Totals(skills_.size());
+  tally_ = std::make_unique<Tally>(micro_batch_, recipe.train.context, !skills_.empty(),
+                                   machine.leaf, *sequence_);
   if (recipe.run.init_from.empty()) {
     for (size_t i = 0; i < store_->size(); ++i) {
       initialize(store_->specs()[i], recipe.run.seed, store_->master(i));
@@ -65,6 +78,7 @@ void Trainer::load_batch(int64_t step) {
   }
   totals_.clear();
   loader_->load(samples_, totals_);
+  if (!leads()) totals_.clear();
   totals_.stop = stop_flag_ != nullptr && *stop_flag_ != 0 ? 1 : 0;
 }
 
@@ -114,12 +128,12 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
 }
 
 void Trainer::forward_backward(const Action& action) {
-  const Batch batch = loader_->batch(action.first, micro_batch_);
-  model_->reset(*workspace_);
-  model_->forward_backward(pass_, *store_, *workspace_, batch, recipe_.loss.l2wrap);
-  totals_.add(workspace_->loss, batch.weight);
-  if (!totals_.asked.empty()) {
-    loader_->grade(action.first, action.count, workspace_->best, totals_.asked, totals_.answered);
+  runner_->forward_backward(pass_, *store_, loader_->batch(action.first, micro_batch_),
+                            recipe_.loss.l2wrap, tally_->visit(totals_));
+  if (!tally_->graded()) return;
+  const Tensor best = tally_->predictions();
+  if (leads()) {
+    loader_->grade(action.first, action.count, best, totals_.asked, totals_.answered);
   }
 }
 
@@ -195,12 +209,14 @@ void Trainer::change_scales(StepRow& row) {
 
 std::optional<Totals> Trainer::evaluate() {
   if (evaluator_ == nullptr) return std::nullopt;
-  return evaluator_->run(pass_, *store_, *workspace_, eval_samples(recipe_, *validation_), ranks_);
+  const Share share =
+      share_of(eval_samples(recipe_, *validation_), mesh_.data, mesh_.data_group(ranks_.rank()));
+  return evaluator_->run(pass_, *store_, *runner_, *tally_, share, leads(), ranks_);
 }
 
 std::vector<Arena::Entry> Trainer::memory() const {
   std::vector<Arena::Entry> entries = store_->plan();
-  add_entries(entries, workspace_->entries());
+  add_entries(entries, runner_->entries());
   return entries;
 }
 

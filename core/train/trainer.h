@@ -16,6 +16,7 @@
 #include "core/train/job.h"
 #include "core/train/metrics.h"
 #include "core/train/optimizer.h"
+#include "core/train/tally.h"
 #include "core/train/totals.h"
 #include "parallel/grad_sync.h"
 
@@ -25,7 +26,8 @@ namespace rwkv {
 class Trainer {
  public:
   // `ranks` holds the mesh's ranks (no parked one). Opens the data, plans memory, sets initial
-  // weights (or those of run.init_from). Not collective; may throw on one rank alone.
+  // weights (or those of run.init_from). Splits `ranks` first; after that it is not collective and
+  // may throw on one rank alone.
   Trainer(const Recipe&, const Machine&, Communicator& ranks);
 
   // One update; `step` is 0-based. Fills `row`. Collective. Returns true when a rank was asked to
@@ -45,6 +47,7 @@ class Trainer {
   const SampleSource& source() const { return *source_; }
   bool has_validation() const { return validation_ != nullptr; }
   int64_t micro_batch() const { return micro_batch_; }
+  const MeshShape& mesh() const { return mesh_; }
   int64_t tokens_a_step() const { return recipe_.train.batch * recipe_.train.context; }
   // After weights were changed from outside (a checkpoint was loaded).
   void weights_changed();
@@ -62,10 +65,13 @@ class Trainer {
   void collect_weights();
   void change_scales(StepRow& row);
   void load_batch(int64_t step);
+  bool leads() const { return sequence_->rank() == 0; }  // its sequence
 
   Recipe recipe_;
   Machine machine_;
   Communicator& ranks_;
+  MeshShape mesh_;
+  std::unique_ptr<Communicator> sequence_;  // ranks that share this one's sequences
   std::unique_ptr<SampleSource> source_, validation_;
   std::unique_ptr<Sampler> sampler_;
   std::unique_ptr<Model> model_;
@@ -75,7 +81,8 @@ class Trainer {
   int64_t micro_batch_;
   std::vector<Action> plan_;
   std::vector<int64_t> samples_;
-  std::unique_ptr<Workspace> workspace_;
+  std::unique_ptr<SequenceRunner> runner_;
+  std::unique_ptr<Tally> tally_;
   std::unique_ptr<BatchLoader> loader_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Evaluator> evaluator_;
@@ -85,6 +92,9 @@ class Trainer {
   int64_t repeated_ = 0;
   const volatile int* stop_flag_ = nullptr;
 };
+
+// How a recipe's micro-batches run on a mesh. Throws InputError when chunk or overlap do not fit.
+SequencePlan plan_sequence(const Recipe&, const Machine&, const MeshShape&, int64_t micro_batch);
 
 // The recipe's model with every open field filled: from run.init_from's shapes, then by formula.
 ModelConfig complete_model(const Recipe&);

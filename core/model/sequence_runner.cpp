@@ -1,0 +1,277 @@
+#include "core/model/sequence_runner.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace rwkv {
+namespace {
+
+enum Carried : size_t { kFirstHalo, kState, kSecondHalo };  // of every block that has neighbours
+
+void zero(const Tensor& t) { std::memset(t.data, 0, static_cast<size_t>(t.bytes())); }
+
+// Columns [begin, end) of a (B, T) tensor.
+template <class T>
+void cut_columns(const ConstTensor& from, int64_t begin, int64_t end, const Tensor& to) {
+  const int64_t all = from.shape[1], n = end - begin;
+  for (int64_t b = 0; b < from.shape[0]; ++b) {
+    std::copy_n(from.as<T>() + b * all + begin, n, to.as<T>() + b * n);
+  }
+}
+
+}  // namespace
+
+int64_t SequencePlan::block() const {
+  const int64_t groups = segments.groups();
+  if (!handing.gradient || !model.backward) return 1;  // nothing is run again
+  if (stash != "sqrt") return groups;
+  return static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(groups))));
+}
+
+int SequencePlan::forward_passes() const {
+  if (!handing.gradient || segments.groups() == 1) return 1;
+  return blocks() == 1 ? 2 : 3;
+}
+
+SequenceRunner::SequenceRunner(const Model& model, const SequencePlan& plan, Communicator& sequence,
+                               const Backend& ops, bool with_memory)
+    : model_(model), plan_(plan), sequence_(sequence), ops_(ops) {
+  plan_workspaces(with_memory);
+  if (plan_.whole()) return;
+  Arena arena;
+  bind(arena);
+  add_entries(entries_, arena.entries());
+  if (!with_memory) return;
+  memory_ = Buffer(arena.peak());
+  Arena real(memory_.data(), memory_.bytes());
+  bind(real);
+}
+
+// Lengths of the segments that this rank runs.
+std::vector<int64_t> SequenceRunner::lengths() const {
+  std::vector<int64_t> out;
+  const SegmentPlan& all = plan_.segments;
+  for (const int64_t group : {int64_t{0}, int64_t{1}, all.groups() - 1}) {
+    if (group >= all.groups()) continue;
+    const auto segment = all.at(group, sequence_.rank());
+    if (segment) out.push_back(segment->tokens());
+  }
+  std::sort(out.begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  return out;
+}
+
+void SequenceRunner::plan_workspaces(bool with_memory) {
+  ModelPlan plan = plan_.model;
+  plan.edges = plan_.whole() ? Edges::kWhole : Edges::kSegment;
+  int64_t saved = 0, scratch = 0;
+  for (const int64_t tokens : lengths()) {
+    plan.tokens = tokens;
+    const Workspace measured(model_, plan, false);
+    saved = std::max(saved, measured.saved_bytes());
+    scratch = std::max(scratch, measured.scratch_bytes());
+    entries_ = measured.entries();  // of the longest
+  }
+  if (!with_memory) return;
+  activations_ = {Buffer(saved), Buffer(scratch)};
+  for (const int64_t tokens : lengths()) {
+    plan.tokens = tokens;
+    workspaces_[tokens] = std::make_unique<Workspace>(model_, plan, activations_);
+  }
+}
+
+void SequenceRunner::bind(Arena& arena) {
+  const ModelPlan& m = plan_.model;
+  const ModelConfig& config = model_.config();
+  const bool keeps = m.backward && plan_.handing.gradient;
+  const int64_t before = arena.peak();
+  bind_slots(arena, plan_.block());
+  if (plan_.handing.state) {
+    const ExchangeLayout layout{config.layers,
+                                m.batch,
+                                config.width,
+                                config.head_size,
+                                m.tile > 0 ? wkv7_tiles(plan_.segments.chunk, m.tile) : 1,
+                                m.precision.accumulate};
+    const int64_t stashed = arena.peak();
+    exchange_ = make_exchange(plan_.exchange, sequence_, ops_, layout, arena);
+    const int64_t exchanging = arena.peak();
+    snapshots_ =
+        arena.take("stash", DType::kU8, {keeps ? plan_.blocks() - 1 : 0, exchange_->carry_bytes()});
+    stash_bytes_ = stashed - before + arena.peak() - exchanging;
+  }
+  const Shape halo{m.batch, config.width};
+  const Shape state{m.batch, config.width / config.head_size, config.head_size, config.head_size};
+  dleaving_.assign(1, {});
+  dentering_.assign(1, {});
+  if (keeps) {
+    const auto take = [&](const Shape& shape) {
+      return arena.take("exchange", m.precision.accumulate, shape);
+    };
+    dleaving_[0] = {take(halo), take(state), take(halo)};
+    dentering_[0] = {take(halo), Tensor{}, take(halo)};
+  }
+  for (const int64_t tokens : lengths()) {
+    const Shape shape{m.batch, tokens};
+    cuts_[tokens] = {
+        arena.take("tokens", DType::kI32, shape), arena.take("tokens", DType::kI32, shape),
+        arena.take("tokens", DType::kF32, shape), arena.take("tokens", DType::kI32, shape)};
+  }
+}
+
+void SequenceRunner::bind_slots(Arena& arena, int64_t count) {
+  const ModelPlan& m = plan_.model;
+  slots_.assign(static_cast<size_t>(count), {});
+  for (Slot& slot : slots_) {
+    slot.entering.assign(model_.layers(), {});
+    for (size_t l = 0; l < model_.layers(); ++l) {
+      for (const Carry& carry : model_.carries(l)) {
+        Shape shape{m.batch};
+        for (int i = 0; i < carry.shape.rank; ++i) {
+          shape.dim[static_cast<size_t>(shape.rank++)] = carry.shape[i];
+        }
+        slot.entering[l].push_back(arena.take("stash", m.precision.accumulate, shape));
+      }
+    }
+  }
+}
+
+void SequenceRunner::begin_group(int64_t group) {
+  if (!exchanges()) return;
+  const SegmentPlan& all = plan_.segments;
+  const bool last = group + 1 == all.groups();
+  const int64_t tile = plan_.model.tile;
+  const int64_t tokens = last ? all.segment(all.segments() - 1).tokens() : all.chunk;
+  exchange_->begin_group(
+      {all.segments_of(group), group == 0, last, tile > 0 ? wkv7_tiles(tokens, tile) : 1});
+}
+
+// The workspace for a segment, its edges bound.
+Workspace& SequenceRunner::enter(const Segment& segment, int64_t slot) {
+  Workspace& ws = *workspaces_.at(segment.tokens());
+  const bool starts_from_zero = segment.first || !plan_.handing.state;
+  const States& entering = slots_[static_cast<size_t>(slot)].entering;
+  const bool gradient = plan_.model.backward && plan_.handing.gradient;
+  for (size_t l = 0; l < model_.layers(); ++l) {
+    if (starts_from_zero) {
+      zero(entering[l][kFirstHalo]);
+      zero(entering[l][kSecondHalo]);
+    }
+    for (size_t i = 0; i < entering[l].size(); ++i) {
+      const bool none = i == kState && starts_from_zero;
+      ws.entering[l][i] = none ? Tensor{} : entering[l][i];
+      const bool ends_here = i == kState && segment.last;
+      ws.dleaving[l][i] = gradient && !ends_here ? dleaving_[0][i] : Tensor{};
+      ws.dentering[l][i] = gradient ? dentering_[0][i] : Tensor{};
+    }
+  }
+  return ws;
+}
+
+Batch SequenceRunner::cut(const Segment& segment, const Batch& batch) {
+  if (plan_.whole()) return batch;
+  const Cut& to = cuts_.at(segment.tokens());
+  const int64_t begin = segment.run_begin, end = segment.end;
+  cut_columns<int32_t>(batch.tokens, begin, end, to.tokens);
+  cut_columns<int32_t>(batch.targets, begin, end, to.targets);
+  cut_columns<float>(batch.weight, begin, end, to.weight);
+  for (int64_t b = 0; b < plan_.model.batch; ++b) {  // counted by the left neighbour
+    float* weight = to.weight.as<float>() + b * segment.tokens();
+    std::fill(weight, weight + (segment.begin - segment.run_begin), 0.0f);
+  }
+  if (!batch.starts.empty()) cut_columns<int32_t>(batch.starts, begin, end, to.starts);
+  return {to.tokens, to.targets, to.weight, batch.starts.empty() ? ConstTensor{} : to.starts};
+}
+
+Pass SequenceRunner::pass_of(const Pass& pass, const Segment& segment, const Batch& batch,
+                             bool talks) const {
+  Pass own = pass;
+  own.exchange = talks ? exchange_.get() : nullptr;
+  own.all_maps = exchanges();
+  own.overlap = segment.end - segment.handed;
+  own.starts = batch.starts;
+  return own;
+}
+
+// talks: with the neighbours; else what entered is taken from the slot.
+void SequenceRunner::run_forward(const Pass& pass, const ParamStore& store, const Batch& batch,
+                                 int64_t group, int64_t slot, bool talks) {
+  begin_group(group);
+  const auto segment = plan_.segments.at(group, sequence_.rank());
+  talks = talks && exchanges();
+  if (!segment) {
+    if (talks) exchange_->absent_forward(pass.stream);
+    return;
+  }
+  Workspace& ws = plan_.whole() ? *workspaces_.begin()->second : enter(*segment, slot);
+  const Batch own = cut(*segment, batch);
+  model_.forward(pass_of(pass, *segment, own, talks), store, ws, own.tokens);
+}
+
+void SequenceRunner::run_backward(const Pass& pass, const ParamStore& store, const Batch& batch,
+                                  int64_t group, int64_t slot, double l2wrap, const Visit& visit) {
+  begin_group(group);
+  const auto segment = plan_.segments.at(group, sequence_.rank());
+  const bool talks = exchanges() && plan_.handing.gradient;
+  if (!segment) {
+    if (talks) exchange_->absent_backward(pass.stream);
+    return;
+  }
+  Workspace& ws = plan_.whole() ? *workspaces_.begin()->second : enter(*segment, slot);
+  const Batch own = cut(*segment, batch);
+  model_.loss_backward(pass_of(pass, *segment, own, talks), store, ws, own, l2wrap);
+  visit({*segment, ws.loss, ws.best, own.weight});
+}
+
+// Groups [first, end) of a block: forward with the neighbours, what enters kept; then backward in
+// reverse, where all but the last group run forward again, alone.
+void SequenceRunner::run_block(const Pass& pass, const ParamStore& store, const Batch& batch,
+                               int64_t block, double l2wrap, const Visit& visit) {
+  const int64_t first = block * plan_.block();
+  const int64_t end = std::min(first + plan_.block(), plan_.segments.groups());
+  for (int64_t group = first; group < end; ++group) {
+    run_forward(pass, store, batch, group, group - first, true);
+  }
+  for (int64_t group = end - 1; group >= first; --group) {
+    if (group + 1 < end) run_forward(pass, store, batch, group, group - first, false);
+    run_backward(pass, store, batch, group, group - first, l2wrap, visit);
+  }
+}
+
+void SequenceRunner::forward_backward(const Pass& pass, const ParamStore& store, const Batch& batch,
+                                      double l2wrap, const Visit& visit) {
+  const int64_t blocks = plan_.blocks();
+  if (!plan_.handing.gradient) {  // no gradient crosses an edge: each group is done with at once
+    for (int64_t block = 0; block < blocks; ++block) {
+      run_block(pass, store, batch, block, l2wrap, visit);
+    }
+    return;
+  }
+  const auto snapshot = [&](int64_t block) { return snapshots_.rows(block - 1, block).data; };
+  for (int64_t group = 0; group < (blocks - 1) * plan_.block(); ++group) {
+    run_forward(pass, store, batch, group, 0, true);
+    if ((group + 1) % plan_.block() == 0) {
+      exchange_->save_carry(snapshot((group + 1) / plan_.block()));
+    }
+  }
+  for (int64_t block = blocks - 1; block >= 0; --block) {
+    if (block > 0) exchange_->restore_carry(snapshot(block));
+    run_block(pass, store, batch, block, l2wrap, visit);
+  }
+}
+
+void SequenceRunner::forward(const Pass& pass, const ParamStore& store, const Batch& batch,
+                             const Visit& visit) {
+  for (int64_t group = 0; group < plan_.segments.groups(); ++group) {
+    run_forward(pass, store, batch, group, 0, true);
+    const auto segment = plan_.segments.at(group, sequence_.rank());
+    if (!segment) continue;
+    Workspace& ws = *workspaces_.at(segment->tokens());
+    const Batch own = cut(*segment, batch);
+    model_.loss(pass_of(pass, *segment, own, false), store, ws, own, {});
+    visit({*segment, ws.loss, ws.best, own.weight});
+  }
+}
+
+}  // namespace rwkv

@@ -1,0 +1,106 @@
+// Whole sequences through the model, in segments over ranks and groups one after the other: the one
+// way in which training and evaluation run the model (docs/sequence_parallelism.md).
+//
+// Forward: group by group, each layer's state and halos handed to the right. Backward: groups in
+// reverse; what entered each segment was stashed, so that a group's forward can run again without
+// its neighbours. One segment that is the whole sequence is the same with nothing to hand on.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "core/model/model.h"
+#include "core/plan/segment_plan.h"
+
+namespace rwkv {
+
+struct SequencePlan {
+  ModelPlan
+      model;  // of whole sequences: batch and tokens those of a micro-batch; edges are not read
+  SegmentPlan segments;
+  Handing handing;
+  std::string exchange = "auto";  // parallel.exchange
+  std::string stash = "all";      // train.stash
+
+  bool whole() const { return segments.ranks == 1 && segments.segments() == 1; }
+  // Groups whose boundaries are stashed at a time; the blocks of that many groups.
+  int64_t block() const;
+  int64_t blocks() const { return (segments.groups() + block() - 1) / block(); }
+  // Forward passes over all tokens that a step takes (without recomputation in blocks).
+  int forward_passes() const;
+};
+
+class SequenceRunner {
+ public:
+  // Without memory: only the plan. `sequence` and `ops` must outlive the object. Not collective.
+  SequenceRunner(const Model&, const SequencePlan&, Communicator& sequence, const Backend& ops,
+                 bool with_memory = true);
+
+  const SequencePlan& plan() const { return plan_; }
+
+  // One segment's results: (B, n) each, of the tokens it runs; those of an overlap have weight 0.
+  struct Result {
+    Segment segment;
+    Tensor loss, best;   // acc, i32
+    ConstTensor weight;  // f32
+  };
+  using Visit = std::function<void(const Result&)>;
+
+  // `batch` holds whole sequences, the same on all ranks of the sequence. Accumulates gradients of
+  // sum over tokens of weight * loss (and L2Wrap). `visit` sees each of this rank's segments once.
+  // Collective over the sequence.
+  void forward_backward(const Pass&, const ParamStore&, const Batch&, double l2wrap,
+                        const Visit& visit);
+  // Losses alone. Collective over the sequence.
+  void forward(const Pass&, const ParamStore&, const Batch&, const Visit& visit);
+
+  // How the planned bytes are used.
+  const std::vector<Arena::Entry>& entries() const { return entries_; }
+  int64_t stash_bytes() const { return stash_bytes_; }
+
+ private:
+  using States = Workspace::States;
+  // What entered a segment, a layer.
+  struct Slot {
+    States entering;
+  };
+  // The tokens of one segment, contiguous.
+  struct Cut {
+    Tensor tokens, targets, weight, starts;  // (B, n)
+  };
+
+  void bind(Arena&);
+  void bind_slots(Arena&, int64_t count);
+  std::vector<int64_t> lengths() const;
+  void plan_workspaces(bool with_memory);
+  bool exchanges() const { return exchange_ != nullptr; }
+  void begin_group(int64_t group);
+  Workspace& enter(const Segment&, int64_t slot);
+  Batch cut(const Segment&, const Batch&);
+  Pass pass_of(const Pass&, const Segment&, const Batch&, bool talks) const;
+  void run_forward(const Pass&, const ParamStore&, const Batch&, int64_t group, int64_t slot,
+                   bool talks);
+  void run_backward(const Pass&, const ParamStore&, const Batch&, int64_t group, int64_t slot,
+                    double l2wrap, const Visit&);
+  void run_block(const Pass&, const ParamStore&, const Batch&, int64_t block, double l2wrap,
+                 const Visit&);
+
+  const Model& model_;
+  SequencePlan plan_;
+  Communicator& sequence_;
+  const Backend& ops_;
+  std::unique_ptr<StateExchange> exchange_;                   // nullptr: nothing is handed on
+  std::map<int64_t, std::unique_ptr<Workspace>> workspaces_;  // by tokens of a segment
+  WorkspaceMemory activations_;
+  std::vector<Slot> slots_;
+  States dleaving_, dentering_;  // shared by all layers and groups
+  Tensor snapshots_;             // (blocks - 1, bytes) u8: what left the group before each block
+  std::map<int64_t, Cut> cuts_;
+  Buffer memory_;
+  std::vector<Arena::Entry> entries_;
+  int64_t stash_bytes_ = 0;
+};
+
+}  // namespace rwkv
