@@ -92,11 +92,25 @@ void check_sequence(const GivenKeys& given, const Recipe& recipe) {
     conflict(given, "train.handoff", "train.chunk",
              "train.handoff none needs a train.chunk: segments start anew at its multiples");
   }
+  if (train.chunk > 0 && train.overlap > train.chunk) {
+    conflict(
+        given, "train.overlap", "train.chunk",
+        fmt::format("train.overlap {} is longer than train.chunk {}", train.overlap, train.chunk));
+  }
   const bool bits = train.overlap == 0 && train.gradient == "exact" && train.handoff == "state";
   if (recipe.parallel.reduction == "exact" && !bits) {
     conflict(given, "parallel.reduction", "train.overlap",
              "parallel.reduction exact needs train.overlap 0, train.gradient exact and "
              "train.handoff state (leave it out, or fast)");
+  }
+  const int64_t leaf = recipe.parallel.leaf;
+  if (bits && recipe.parallel.reduction != "fast" && train.chunk % leaf != 0) {
+    const int64_t below = train.chunk / leaf * leaf;
+    conflict(given, "train.chunk", "parallel.leaf",
+             fmt::format("train.chunk {}: parallel.reduction exact needs a multiple of "
+                         "parallel.leaf ({}): {}{}",
+                         train.chunk, leaf, below > 0 ? fmt::format("{} or ", below) : "",
+                         below + leaf));
   }
 }
 

@@ -49,7 +49,7 @@ class Errors : public SmallRun {};
 TEST_F(Errors, OverridesAreRefusedByName) {
   expect_refused(program("small.yaml train.stepz=4"), {"train.stepz=4: ", "'train.steps'"});
   expect_refused(program("small.yaml train.steps=4.5"), {"train.steps=4.5: ", "integer"});
-  expect_refused(program("small.yaml train.chunk=16"), {"train.chunk", "not yet"});
+  expect_refused(program("small.yaml train.chunk=16"), {"train.chunk", "parallel.leaf (512): 512"});
   expect_refused(program("small.yaml precision=fp8"), {"precision", "fp32"});
   EXPECT_FALSE(there("runs"));
 }

@@ -109,6 +109,37 @@ TEST_P(Exact, TwentyRandomLayouts) {
   }
 }
 
+// Sequences over ranks and in chunks: every exchange, stash and mesh.
+TEST_P(Exact, EverySplitOfASequence) {
+  const auto given =
+      with({"train.batch=2", "train.context=72", "parallel.leaf=16", "parallel.tile=8"});
+  const Trained want = train(given, {}, 3);
+  struct Split {
+    int ranks, sequence;
+    int64_t chunk;
+    const char *exchange, *stash, *recompute;
+  };
+  for (const Split& split :
+       {Split{1, 1, 16, "auto", "all", "none"}, Split{1, 1, 16, "ring", "sqrt", "block"},
+        Split{1, 1, 32, "gather", "host", "none"}, Split{2, 2, 0, "gather", "all", "none"},
+        Split{3, 3, 0, "ring", "all", "block"}, Split{5, 5, 0, "gather", "all", "none"},
+        Split{6, 6, 16, "ring", "all", "none"}, Split{2, 2, 16, "gather", "sqrt", "none"},
+        Split{2, 2, 16, "ring", "sqrt", "none"}, Split{3, 3, 16, "ring", "all", "none"},
+        Split{4, 2, 32, "gather", "all", "none"}, Split{8, 4, 16, "ring", "all", "block"}}) {
+    auto split_up = given;
+    for (const std::string& key : {"parallel.sequence=" + std::to_string(split.sequence),
+                                   "train.chunk=" + std::to_string(split.chunk),
+                                   std::string("parallel.exchange=") + split.exchange,
+                                   std::string("train.stash=") + split.stash,
+                                   std::string("train.recompute=") + split.recompute}) {
+      split_up.push_back(key);
+    }
+    SCOPED_TRACE(testing::Message() << split.sequence << " ranks a sequence, chunk " << split.chunk
+                                    << ", " << split.exchange << ", " << split.stash);
+    expect_same_bits(train(split_up, {split.ranks}, 3), want, {split.ranks});
+  }
+}
+
 TEST_P(Exact, IsCloseToFast) {
   const Trained exact = train(with({}), {}, 3);
   const Trained fast = train(with({"parallel.reduction=fast"}), {}, 3);
