@@ -22,16 +22,10 @@ struct CheckArguments {
 };
 
 std::string memory_text(const Recipe& recipe, const Machine& machine, const Model& model,
-                        const Share& share, int ranks) {
-  const int64_t micro = plan_micro_batch(recipe, share.count());
+                        const SequenceRunner& plan, int ranks) {
   const int parts = recipe.parallel.shard == "optimizer" ? ranks : 1;
   std::vector<Arena::Entry> entries =
       plan_param_store(model.params(), machine.precision, true, machine.leaf > 0, {parts, 0});
-  const Workspace plan(
-      model,
-      {machine.precision, micro, recipe.train.context, machine.threads, true,
-       recipe.train.recompute == "block", machine.leaf, machine.tile, Edges::kWhole},
-      false);
   add_entries(entries, plan.entries());
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
@@ -46,17 +40,57 @@ std::string memory_text(const Recipe& recipe, const Machine& machine, const Mode
                             "baseline", human_bytes(usage.ru_maxrss * int64_t{1024}));
 }
 
+// How sequences are cut up, what crosses the edges, and what that costs.
+std::string sequence_text(const Recipe& recipe, const SequenceRunner& runner,
+                          int64_t micro_passes) {
+  const SequencePlan& plan = runner.plan();
+  const SegmentPlan& segments = plan.segments;
+  std::string text;
+  if (plan.whole()) {
+    text = "sequence whole, on one rank\n";
+  } else {
+    const bool talks = plan.handing.state;
+    const std::string_view kind = exchange_kind(plan.exchange, segments.ranks);
+    const ExchangeLayout layout = runner.exchange_layout();
+    // Truncated gradients send forward alone: half of it.
+    const int64_t ways = plan.handing.gradient ? 2 : 1;
+    const int64_t reruns = plan.handing.gradient && plan.blocks() > 1 ? 1 : 0;
+    const int64_t both = exchange_bytes(kind, layout, segments.ranks);
+    const int64_t bytes =
+        (both / 2 * ways + both / 2 * reruns) * layout.layers * segments.groups() * micro_passes;
+    const int64_t steps = exchange_latency(kind, segments.ranks) / 2 * ways * layout.layers *
+                          segments.groups() * micro_passes;
+    text = fmt::format(
+        "sequence {} segments of {} tokens (overlap {}) in {} groups of {}; gradient {}, hand-off "
+        "{}\n",
+        segments.segments(), segments.chunk, segments.overlap, segments.groups(), segments.ranks,
+        recipe.train.gradient, recipe.train.handoff);
+    text +=
+        fmt::format("sent     {} a rank and step (states and halos, {}), {} messages in a row\n",
+                    human_bytes(talks ? bytes : 0), talks ? kind : "none", talks ? steps : 0);
+  }
+  text += fmt::format("stash    {} a rank ({})\n", human_bytes(runner.stash_bytes()),
+                      plan.whole() ? "the sequence is one segment" : plan.stash);
+  const int forward = plan.forward_passes() + (recipe.train.recompute == "block" ? 1 : 0);
+  return text + fmt::format("passes   {} forward, 1 backward{}\n", forward,
+                            recipe.train.recompute == "block" ? " (1 of them: recompute)" : "");
+}
+
 std::string plan_text(const Recipe& recipe, const Machine& machine, const Model& model, int ranks) {
   const MeshShape mesh = plan_mesh(recipe, ranks);
   const Share share = share_of(recipe.train.batch, mesh.data, mesh.data - 1);
-  const int64_t micro = plan_micro_batch(recipe, share.count());
+  const int64_t micro = plan_micro_batch(recipe, share.count(), mesh.sequence);
+  const int64_t passes = (share.count() + micro - 1) / micro;
+  const auto sequence = make_planned(mesh.sequence);
+  const SequenceRunner runner(model, plan_sequence(recipe, machine, mesh, micro), *sequence,
+                              *machine.ops, false);
   const int64_t tokens = recipe.train.batch * recipe.train.context;
   const auto parameters = static_cast<double>(count_elements(model.params()));
   const double flops = flops_per_token(model.config());
-  // A ring all-reduce sends 2 (D - 1) / D of the gradients; the step's totals are 8 numbers and
+  // A ring all-reduce sends 2 (n - 1) / n of the gradients; the step's totals are 8 numbers and
   // some.
   const double sent =
-      2.0 * (mesh.data - 1) / mesh.data * parameters *
+      2.0 * (mesh.active() - 1) / mesh.active() * parameters *
       static_cast<double>(machine.leaf > 0 ? 8 : bytes_of(machine.precision.accumulate));
   std::string text = fmt::format("recipe   {}: valid\n", recipe.name);
   text += fmt::format("model    {} parameters, {:.4g} FLOPs a token (forward and backward)\n",
@@ -65,20 +99,17 @@ std::string plan_text(const Recipe& recipe, const Machine& machine, const Model&
                       mesh.sequence, mesh.parked);
   text += fmt::format(
       "step     {} tokens: {} sequences of {}; a rank has up to {} in {} passes of {}\n", tokens,
-      recipe.train.batch, recipe.train.context, share.count(), (share.count() + micro - 1) / micro,
-      micro);
+      recipe.train.batch, recipe.train.context, share.count(), passes, micro);
   text += fmt::format("run      {} steps, {} tokens, {:.3g} FLOPs\n", recipe.train.steps,
                       human_count(static_cast<double>(tokens * recipe.train.steps)),
                       flops * static_cast<double>(tokens * recipe.train.steps));
   text += fmt::format("sent     {} a rank and step (gradients)\n",
                       human_bytes(static_cast<int64_t>(sent)));
-  text += "stash    none: the sequence is not chunked\n";
-  text += fmt::format("passes   1 forward, 1 backward{}\n",
-                      recipe.train.recompute == "block" ? ", 1 more forward (recompute)" : "");
+  text += sequence_text(recipe, runner, passes);
   text += fmt::format("compute  {} · {} · {} thread{} a rank\n", machine.precision_name,
                       machine.numerics, machine.threads, machine.threads == 1 ? "" : "s");
   if (!machine.note.empty()) text += "note     " + machine.note + "\n";
-  return text + "memory   a rank\n" + memory_text(recipe, machine, model, share, mesh.active());
+  return text + "memory   a rank\n" + memory_text(recipe, machine, model, runner, mesh.active());
 }
 
 ExitCode check(Context& context, const CheckArguments& arguments) {

@@ -85,6 +85,9 @@ class Communicator {
 // One rank, no library.
 std::unique_ptr<Communicator> make_self();
 
+// Rank 0 of as many ranks, to plan memory for: any operation is an internal error.
+std::unique_ptr<Communicator> make_planned(int ranks);
+
 // Ranks as threads of this process, `work(comm)` on each; rethrows the first rank's exception after
 // all have ended (a rank that throws frees its peers, whose calls then throw CommError).
 void run_local(int ranks, const std::function<void(Communicator&)>& work);

@@ -88,14 +88,8 @@ void SequenceRunner::bind(Arena& arena) {
   const int64_t before = arena.peak();
   bind_slots(arena, plan_.block());
   if (plan_.handing.state) {
-    const ExchangeLayout layout{config.layers,
-                                m.batch,
-                                config.width,
-                                config.head_size,
-                                m.tile > 0 ? wkv7_tiles(plan_.segments.chunk, m.tile) : 1,
-                                m.precision.accumulate};
     const int64_t stashed = arena.peak();
-    exchange_ = make_exchange(plan_.exchange, sequence_, ops_, layout, arena);
+    exchange_ = make_exchange(plan_.exchange, sequence_, ops_, exchange_layout(), arena);
     const int64_t exchanging = arena.peak();
     snapshots_ =
         arena.take("stash", DType::kU8, {keeps ? plan_.blocks() - 1 : 0, exchange_->carry_bytes()});
@@ -118,6 +112,17 @@ void SequenceRunner::bind(Arena& arena) {
         arena.take("tokens", DType::kI32, shape), arena.take("tokens", DType::kI32, shape),
         arena.take("tokens", DType::kF32, shape), arena.take("tokens", DType::kI32, shape)};
   }
+}
+
+ExchangeLayout SequenceRunner::exchange_layout() const {
+  const ModelPlan& m = plan_.model;
+  const ModelConfig& config = model_.config();
+  return {config.layers,
+          m.batch,
+          config.width,
+          config.head_size,
+          m.tile > 0 ? wkv7_tiles(plan_.segments.chunk, m.tile) : 1,
+          m.precision.accumulate};
 }
 
 void SequenceRunner::bind_slots(Arena& arena, int64_t count) {

@@ -59,6 +59,8 @@ class SequenceRunner {
   // How the planned bytes are used.
   const std::vector<Arena::Entry>& entries() const { return entries_; }
   int64_t stash_bytes() const { return stash_bytes_; }
+  // What is exchanged in each layer of each group; nothing when `plan().handing` says so.
+  ExchangeLayout exchange_layout() const;
 
  private:
   using States = Workspace::States;

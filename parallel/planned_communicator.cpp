@@ -1,0 +1,34 @@
+#include "core/base/error.h"
+#include "parallel/communicator.h"
+
+namespace rwkv {
+namespace {
+
+class PlannedCommunicator final : public Communicator {
+ public:
+  explicit PlannedCommunicator(int ranks) : ranks_(ranks) {}
+
+  int rank() const override { return 0; }
+  int size() const override { return ranks_; }
+  std::string name() const override { return "planned"; }
+  void barrier() override { refuse(); }
+  std::unique_ptr<Communicator> split(int, int) override { refuse(); }
+  [[noreturn]] void abort(int) noexcept override { std::terminate(); }
+
+ private:
+  [[noreturn]] static void refuse() { throw Error("internal: planned ranks do not talk"); }
+  std::unique_ptr<Ticket> do_all_reduce(Tensor, Reduce, Stream&) override { refuse(); }
+  std::unique_ptr<Ticket> do_all_gather(ConstTensor, Tensor, Stream&) override { refuse(); }
+  std::unique_ptr<Ticket> do_broadcast(Tensor, int, Stream&) override { refuse(); }
+  std::unique_ptr<Ticket> do_shift(ConstTensor, int, Tensor, int, Stream&) override { refuse(); }
+
+  int ranks_;
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_planned(int ranks) {
+  return std::make_unique<PlannedCommunicator>(ranks);
+}
+
+}  // namespace rwkv
