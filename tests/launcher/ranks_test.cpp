@@ -71,6 +71,29 @@ TEST_F(Ranks, OptimizerStateCanBeSplit) {
   EXPECT_EQ(newest("r1").weights_hash, newest("r3").weights_hash);
 }
 
+// A sequence over ranks and in chunks, another split after every stop.
+TEST_F(Ranks, ASequenceCanBeSplitAndSplitAnewAfterAStop) {
+  const std::string run = "small.yaml train.context=40 parallel.leaf=8 run.dir=";
+  ASSERT_EQ(program(run + "whole").code, 0);
+  struct Split {
+    int ranks;
+    const char* keys;
+  };
+  int stop = 0;
+  for (const Split& split : {Split{3, "parallel.sequence=3 parallel.data=1"},
+                             Split{4, "parallel.sequence=2 train.chunk=8 parallel.exchange=ring"},
+                             Split{1, "train.chunk=16 train.stash=sqrt"},
+                             Split{8, "parallel.sequence=4 train.chunk=8 train.stash=sqrt"},
+                             Split{2, "parallel.sequence=2 train.chunk=24"}}) {
+    const bool last = ++stop == 5;
+    const std::string until = last ? "" : " train.stop_at=" + std::to_string(stop);
+    const Ended ended = mpi(split.ranks, run + "split " + split.keys + until);
+    ASSERT_EQ(ended.code, last ? 0 : 85) << split.keys << ": " << ended.err;
+  }
+  expect_same(rows("whole"), rows("split"));
+  EXPECT_EQ(newest("whole").weights_hash, newest("split").weights_hash);
+}
+
 TEST_F(Ranks, FewerDataRanksCanBeGiven) {
   const Ended ended = mpi(3, "small.yaml parallel.data=2 run.dir=r");
   EXPECT_EQ(ended.code, 0) << ended.err;
