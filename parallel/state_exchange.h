@@ -86,9 +86,7 @@ class StateExchange {
   bool present() const { return rank() < place_.segments; }
   bool first_segment() const { return place_.first && rank() == 0; }
   bool last_segment() const { return place_.last && rank() + 1 == place_.segments; }
-  int64_t own_tiles() const {
-    return place_.last && last_segment() ? place_.last_tiles : layout_.tiles;
-  }
+  int64_t own_tiles() const { return last_segment() ? place_.last_tiles : layout_.tiles; }
   Tensor carry(int64_t layer) { return state_carry_.rows(layer, layer + 1).reshaped(state()); }
   Tensor dcarry(int64_t layer) { return dstate_carry_.rows(layer, layer + 1).reshaped(state()); }
   // All that this rank waits for before its carry may be read.

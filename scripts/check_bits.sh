@@ -6,11 +6,7 @@
 #   scripts/check_bits.sh [small|wide]     PRECISIONS="fp32 bf16" RANKS="1 2 3 4 5 8" PROGRAM=PATH
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-mapfile -t settings < <(mpi_settings)
-export "${settings[@]}"
-program=${PROGRAM:-$root/build/release/bin/rwkv-dist}
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+set_up_trial
 failed=0 compared=0
 
 # keys NAME: the model's part of the command line.

@@ -6,15 +6,10 @@
 #   scripts/check_kills.sh     KILLS=50 SEED=1 RANKS="1 2 3 4": the numbers of ranks to choose from
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-program=$root/build/release/bin/rwkv-dist
-[[ -x $program ]] || fail "no $program: scripts/train.sh or scripts/test.sh builds it"
-mapfile -t settings < <(mpi_settings)
-export "${settings[@]}"
+set_up_trial
 kills=${KILLS:-50}
 read -ra choices <<<"${RANKS:-1 2 3 4}"
 RANDOM=${SEED:-1}
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
 # About as much saving as training.
 recipe=("$root/recipes/reverse.yaml" model.layers=2 model.width=32 model.head_size=16
   train.context=32 train.batch=5 train.steps=160 checkpoint.every=2 eval.batches=1 log.every=200

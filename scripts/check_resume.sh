@@ -6,15 +6,10 @@
 #   scripts/check_resume.sh    SEED=1 PRECISIONS="fp32 bf16" PAIRS="3:1 2:2": n:m, default all of 1 to 5
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-program=$root/build/release/bin/rwkv-dist
-[[ -x $program ]] || fail "no $program: scripts/train.sh or scripts/test.sh builds it"
-mapfile -t settings < <(mpi_settings)
-export "${settings[@]}"
+set_up_trial
 RANDOM=${SEED:-1}
 read -ra pairs <<<"${PAIRS:-$(echo {1..5}:{1..5})}"
 read -ra precisions <<<"${PRECISIONS:-fp32 bf16}"
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
 steps=9
 # 5 sequences: uneven shares on 2, 3 and 4 ranks.
 recipe=("$root/recipes/reverse.yaml" model.layers=2 model.width=32 model.head_size=16

@@ -37,6 +37,18 @@ mpi_settings() {
   done
 }
 
+# For the scripts that try the built program under mpirun: sets `program` (or $PROGRAM), `folder`
+# (goes at the end) and the environment of mpirun.
+set_up_trial() {
+  program=${PROGRAM:-$root/build/release/bin/rwkv-dist}
+  [[ -x $program ]] || fail "no $program: scripts/train.sh or scripts/test.sh builds it"
+  local -a settings
+  mapfile -t settings < <(mpi_settings)
+  export "${settings[@]}"
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"' EXIT
+}
+
 # result_of PROGRAM RUN: what must not depend on ranks, kills and resumes: every row of the metrics but
 # its times, and the hash of the newest checkpoint's weights.
 result_of() {

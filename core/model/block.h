@@ -42,6 +42,15 @@ struct Carry {
   std::string name;  // "wkv", "att_shift", "ffn_shift"
   Shape shape;       // without the batch: (H, N, N) or (C)
   CarryKind kind = CarryKind::kHalo;
+
+  // (batch, shape...)
+  Shape of_batch(int64_t batch) const {
+    Shape whole{batch};
+    for (int i = 0; i < shape.rank; ++i) {
+      whole.dim[static_cast<size_t>(whole.rank++)] = shape[i];
+    }
+    return whole;
+  }
 };
 
 // One tensor (B, ...) acc for each Carry, in that order. An empty tensor: not wanted; among those

@@ -97,14 +97,14 @@ void SequenceRunner::bind(Arena& arena) {
   }
   const Shape halo{m.batch, config.width};
   const Shape state{m.batch, config.width / config.head_size, config.head_size, config.head_size};
-  dleaving_.assign(1, {});
-  dentering_.assign(1, {});
+  dleaving_.assign(3, {});
+  dentering_.assign(3, {});
   if (keeps) {
     const auto take = [&](const Shape& shape) {
       return arena.take("exchange", m.precision.accumulate, shape);
     };
-    dleaving_[0] = {take(halo), take(state), take(halo)};
-    dentering_[0] = {take(halo), Tensor{}, take(halo)};
+    dleaving_ = {take(halo), take(state), take(halo)};
+    dentering_ = {take(halo), Tensor{}, take(halo)};
   }
   for (const int64_t tokens : lengths()) {
     const Shape shape{m.batch, tokens};
@@ -127,16 +127,11 @@ ExchangeLayout SequenceRunner::exchange_layout() const {
 
 void SequenceRunner::bind_slots(Arena& arena, int64_t count) {
   const ModelPlan& m = plan_.model;
-  slots_.assign(static_cast<size_t>(count), {});
-  for (Slot& slot : slots_) {
-    slot.entering.assign(model_.layers(), {});
+  slots_.assign(static_cast<size_t>(count), States(model_.layers()));
+  for (States& slot : slots_) {
     for (size_t l = 0; l < model_.layers(); ++l) {
       for (const Carry& carry : model_.carries(l)) {
-        Shape shape{m.batch};
-        for (int i = 0; i < carry.shape.rank; ++i) {
-          shape.dim[static_cast<size_t>(shape.rank++)] = carry.shape[i];
-        }
-        slot.entering[l].push_back(arena.take("stash", m.precision.accumulate, shape));
+        slot[l].push_back(arena.take("stash", m.precision.accumulate, carry.of_batch(m.batch)));
       }
     }
   }
@@ -155,8 +150,9 @@ void SequenceRunner::begin_group(int64_t group) {
 // The workspace for a segment, its edges bound.
 Workspace& SequenceRunner::enter(const Segment& segment, int64_t slot) {
   Workspace& ws = *workspaces_.at(segment.tokens());
+  if (plan_.whole()) return ws;
   const bool starts_from_zero = segment.first || !plan_.handing.state;
-  const States& entering = slots_[static_cast<size_t>(slot)].entering;
+  const States& entering = slots_[static_cast<size_t>(slot)];
   const bool gradient = plan_.model.backward && plan_.handing.gradient;
   for (size_t l = 0; l < model_.layers(); ++l) {
     if (starts_from_zero) {
@@ -167,8 +163,8 @@ Workspace& SequenceRunner::enter(const Segment& segment, int64_t slot) {
       const bool none = i == kState && starts_from_zero;
       ws.entering[l][i] = none ? Tensor{} : entering[l][i];
       const bool ends_here = i == kState && segment.last;
-      ws.dleaving[l][i] = gradient && !ends_here ? dleaving_[0][i] : Tensor{};
-      ws.dentering[l][i] = gradient ? dentering_[0][i] : Tensor{};
+      ws.dleaving[l][i] = gradient && !ends_here ? dleaving_[i] : Tensor{};
+      ws.dentering[l][i] = gradient ? dentering_[i] : Tensor{};
     }
   }
   return ws;
@@ -209,7 +205,7 @@ void SequenceRunner::run_forward(const Pass& pass, const ParamStore& store, cons
     if (talks) exchange_->absent_forward(pass.stream);
     return;
   }
-  Workspace& ws = plan_.whole() ? *workspaces_.begin()->second : enter(*segment, slot);
+  Workspace& ws = enter(*segment, slot);
   const Batch own = cut(*segment, batch);
   model_.forward(pass_of(pass, *segment, own, talks), store, ws, own.tokens);
 }
@@ -223,7 +219,7 @@ void SequenceRunner::run_backward(const Pass& pass, const ParamStore& store, con
     if (talks) exchange_->absent_backward(pass.stream);
     return;
   }
-  Workspace& ws = plan_.whole() ? *workspaces_.begin()->second : enter(*segment, slot);
+  Workspace& ws = enter(*segment, slot);
   const Batch own = cut(*segment, batch);
   model_.loss_backward(pass_of(pass, *segment, own, talks), store, ws, own, l2wrap);
   visit({*segment, ws.loss, ws.best, own.weight});

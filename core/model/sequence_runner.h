@@ -64,10 +64,6 @@ class SequenceRunner {
 
  private:
   using States = Workspace::States;
-  // What entered a segment, a layer.
-  struct Slot {
-    States entering;
-  };
   // The tokens of one segment, contiguous.
   struct Cut {
     Tensor tokens, targets, weight, starts;  // (B, n)
@@ -96,9 +92,9 @@ class SequenceRunner {
   std::unique_ptr<StateExchange> exchange_;                   // nullptr: nothing is handed on
   std::map<int64_t, std::unique_ptr<Workspace>> workspaces_;  // by tokens of a segment
   WorkspaceMemory activations_;
-  std::vector<Slot> slots_;
-  States dleaving_, dentering_;  // shared by all layers and groups
-  Tensor snapshots_;             // (blocks - 1, bytes) u8: what left the group before each block
+  std::vector<States> slots_;                 // what entered a segment: the stash
+  std::vector<Tensor> dleaving_, dentering_;  // a carry; shared by all layers and groups
+  Tensor snapshots_;  // (blocks - 1, bytes) u8: what left the group before each block
   std::map<int64_t, Cut> cuts_;
   Buffer memory_;
   std::vector<Arena::Entry> entries_;

@@ -87,12 +87,9 @@ void Workspace::bind_states(const Model& model, Arena& arena) {
         const bool zero_halo = states == &entering && carry.kind == CarryKind::kHalo;
         const bool none = (backward && !plan_.backward) || plan_.edges == Edges::kSegment ||
                           (plan_.edges == Edges::kWhole && !zero_halo);
-        Shape shape{plan_.batch};
-        for (int i = 0; i < carry.shape.rank; ++i) {
-          shape.dim[static_cast<size_t>(shape.rank++)] = carry.shape[i];
-        }
-        (*states)[l].push_back(
-            none ? Tensor{} : arena.take("carried states", plan_.precision.accumulate, shape));
+        (*states)[l].push_back(none ? Tensor{}
+                                    : arena.take("carried states", plan_.precision.accumulate,
+                                                 carry.of_batch(plan_.batch)));
       }
     }
   }

@@ -1,15 +1,12 @@
 #pragma once
 
 #include "core/base/stream.h"
+#include "kernels/documents.h"
 #include "kernels/reference/scalar.h"
 #include "kernels/reference/token_sum.h"
 #include "kernels/token_shift.h"
 
 namespace rwkv::reference {
-
-inline bool starts_at(const ConstTensor& starts, int64_t row) {
-  return !starts.empty() && starts.as<int32_t>()[row] != 0;
-}
 
 // Channel c of the row before row r = b T + t.
 template <class S>

@@ -3,13 +3,10 @@
 
 #include "kernels/cpu/isa/token_sum.h"
 #include "kernels/cpu/isa/vector.h"
+#include "kernels/documents.h"
 #include "kernels/token_shift.h"
 
 namespace rwkv::cpu::RWKV_ISA {
-
-[[gnu::always_inline]] inline bool starts_at(const ConstTensor& starts, int64_t row) {
-  return !starts.empty() && starts.as<int32_t>()[row] != 0;
-}
 
 // Channels [begin, end) of the row before row r = b T + t, as floats.
 template <class T>

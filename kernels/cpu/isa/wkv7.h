@@ -8,7 +8,7 @@ namespace rwkv::cpu::RWKV_ISA {
 template <class T, int Q>
 void wkv7_forward_head(const Wkv7Forward& op, int64_t bh) {
   const Wkv7Sizes sizes(op.in);
-  const int n = sizes.n;
+  const auto n = static_cast<int>(sizes.n);
   const int64_t chunks = wkv7_saved_states(sizes.tokens, sizes.tile);
   v16 state[16 * Q * Q], entering[16 * Q * Q];
   load_state<Q>(op.s_in, bh, n, state);
@@ -130,7 +130,7 @@ template <class T, int Q>
                                                        int64_t first, int64_t last,
                                                        const float* saved,
                                                        const BackwardScratch<Q>& scratch) {
-  const int n = sizes.n;
+  const auto n = static_cast<int>(sizes.n);
   TokenRow<Q> rows[kWkv7Saved];
   v16 removed[kWkv7Saved][Q];
   const v16* before[kWkv7Saved];
@@ -159,7 +159,7 @@ template <class T, int Q>
 template <class T, int Q>
 void wkv7_backward_head(const Wkv7Backward& op, int64_t bh, float* memory) {
   const Wkv7Sizes sizes(op.in);
-  const int n = sizes.n;
+  const auto n = static_cast<int>(sizes.n);
   const int64_t chunks = wkv7_saved_states(sizes.tokens, sizes.tile);
   const auto* saved = op.s_saved.as<float>();
   const BackwardScratch<Q> scratch{memory, n};

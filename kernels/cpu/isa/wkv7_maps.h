@@ -37,7 +37,7 @@ template <class T, int Q>
 [[gnu::always_inline]] inline void run_from_zero(const Wkv7Sequence& in, const Wkv7Sizes& sizes,
                                                  int64_t bh, int64_t first, int64_t end,
                                                  v16* state) {
-  const int n = sizes.n;
+  const auto n = static_cast<int>(sizes.n);
   TokenRow<Q> x;
   set_zero<Q>(n, state);
   for (int64_t t = first; t < end; ++t) {
@@ -54,7 +54,7 @@ template <class T, int Q>
 [[gnu::always_inline]] inline void run_from_identity(const Wkv7Sequence& in, const Wkv7Sizes& sizes,
                                                      int64_t bh, int64_t first, int64_t end,
                                                      v16* state) {
-  const int n = sizes.n;
+  const auto n = static_cast<int>(sizes.n);
   set_zero<Q>(n, state);
   for (int64_t t = first; t < end; ++t) {
     if (sizes.starts(in, bh, t)) return;  // nothing passes through
@@ -80,7 +80,7 @@ template <class T, int Q>
 [[gnu::always_inline]] inline void run_adjoint(const Wkv7MapBackward& op, const Wkv7Sizes& sizes,
                                                int64_t bh, int64_t first, int64_t end,
                                                v16* adjoint) {
-  const int n = sizes.n;
+  const auto n = static_cast<int>(sizes.n);
   TokenRow<Q> x;
   set_zero<Q>(n, adjoint);
   for (int64_t t = end - 1; t >= first; --t) {
@@ -127,9 +127,9 @@ struct MapOfHead {
     const int64_t end = sizes.tile_end(tile) < sizes.handed ? sizes.tile_end(tile) : sizes.handed;
     v16 state[16 * Q * Q];
     run_from_identity<T, Q>(op.in, sizes, bh, first, end, state);
-    copy_state<Q>(sizes.n, state, op.m.as<float>() + to);
+    copy_state<Q>(static_cast<int>(sizes.n), state, op.m.as<float>() + to);
     run_from_zero<T, Q>(op.in, sizes, bh, first, end, state);
-    copy_state<Q>(sizes.n, state, op.b.as<float>() + to);
+    copy_state<Q>(static_cast<int>(sizes.n), state, op.b.as<float>() + to);
   }
 };
 
@@ -140,7 +140,7 @@ struct AdjointOfHead {
            int64_t to) const {
     v16 adjoint[16 * Q * Q];
     run_adjoint<T, Q>(op, sizes, bh, tile * sizes.tile, sizes.tile_end(tile), adjoint);
-    copy_state<Q>(sizes.n, adjoint, op.c.as<float>() + to);
+    copy_state<Q>(static_cast<int>(sizes.n), adjoint, op.c.as<float>() + to);
   }
 };
 

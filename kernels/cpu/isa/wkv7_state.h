@@ -9,40 +9,11 @@
 #include <cstring>
 
 #include "kernels/cpu/isa/vector.h"
-#include "kernels/wkv7.h"
+#include "kernels/wkv7_sizes.h"
 
 namespace rwkv::cpu::RWKV_ISA {
 
 inline constexpr float kDecayScale = 0.60653065971263342f;  // e^-1/2
-
-// Sizes of a pass, and where its tokens and maps lie.
-struct Wkv7Sizes {
-  int64_t batch, tokens, heads, tile, tiles;
-  int64_t handed;  // tokens before the state that is handed on
-  int n;
-
-  explicit Wkv7Sizes(const Wkv7Sequence& in)
-      : batch(in.k.shape[0]),
-        tokens(in.k.shape[1]),
-        heads(in.k.shape[2]),
-        tile(in.tile == 0 ? tokens : in.tile),
-        tiles(wkv7_tiles(tokens, in.tile)),
-        handed(tokens - in.overlap),
-        n(static_cast<int>(in.k.shape[3])) {}
-
-  // First element of token t of head bh = b H + h.
-  int64_t at(int64_t bh, int64_t t) const {
-    return ((bh / heads * tokens + t) * heads + bh % heads) * n;
-  }
-  // Saved states: the one before token `first` of a tile's chunk.
-  int64_t chunk(int64_t i, int64_t first) const {
-    return i * wkv7_saved_states(tile) + (first - i * tile) / kWkv7Saved;
-  }
-  int64_t tile_end(int64_t i) const { return (i + 1) * tile < tokens ? (i + 1) * tile : tokens; }
-  bool starts(const Wkv7Sequence& in, int64_t bh, int64_t t) const {
-    return !in.starts.empty() && in.starts.as<int32_t>()[bh / heads * tokens + t] != 0;
-  }
-};
 
 // One token's operands as float32, Q vectors of 16 channels each; channels from n on stay zero.
 template <int Q>
