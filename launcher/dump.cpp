@@ -8,32 +8,39 @@ namespace rwkv {
 namespace fs = std::filesystem;
 namespace {
 
-Shape with_samples(int64_t samples, const Shape& rest) {
-  Shape shape = rest;
-  shape.dim[0] = samples;
-  return shape;
+std::string state_name(size_t layer, const Carry& carry) {
+  return "state/" + std::to_string(layer) + "/" + carry.name;
+}
+
+// Tokens [begin, end) of sample b of (B, n, ...), as (1, end - begin, ...).
+Tensor tokens_of(const Tensor& t, int64_t b, int64_t begin, int64_t end) {
+  const int64_t n = t.shape[1], each = t.elements() / (t.shape[0] * n);
+  Shape shape = t.shape;
+  shape.dim[0] = 1;
+  shape.dim[1] = end - begin;
+  return {t.data + (b * n + begin) * each * bytes_of(t.dtype), t.dtype, shape};
 }
 
 }  // namespace
 
-Dump::Dump(const std::string& path, const Model& model, Precision precision, const Workspace& ws,
+Dump::Dump(const std::string& path, const Model& model, const SequenceRunner& runner,
            int64_t samples, bool logits)
-    : path_(path), temporary_(path + ".tmp"), model_(model), ws_(ws) {
+    : path_(path), temporary_(path + ".tmp"), model_(model), runner_(runner) {
+  const SequencePlan& plan = runner.plan();
+  const DType acc = plan.model.precision.accumulate;
+  const int64_t vocab = model.config().vocab;
   fs::remove(temporary_);
   file_ = Hdf5File::create(temporary_);
-  const DType acc = precision.accumulate;
-  file_->create_dataset("loss", acc, with_samples(samples, ws.loss.shape));
+  file_->create_dataset("loss", acc, {samples, plan.model.tokens});
   if (logits) {
-    const Shape shape{ws.loss.shape[0], ws.loss.shape[1], model.config().vocab};
+    const Shape shape{plan.model.batch, plan.segments.most_tokens(), vocab};
     buffer_ = Buffer(shape.elements() * bytes_of(acc));
     logits_ = {buffer_.data(), acc, shape};
-    file_->create_dataset("logits", DType::kF32, with_samples(samples, shape));
+    file_->create_dataset("logits", DType::kF32, {samples, plan.model.tokens, vocab});
   }
   for (size_t l = 0; l < model.layers(); ++l) {
-    const std::vector<Carry> carries = model.carries(l);
-    for (size_t i = 0; i < carries.size(); ++i) {
-      file_->create_dataset("state/" + std::to_string(l) + "/" + carries[i].name, acc,
-                            with_samples(samples, ws.leaving[l][i].shape));
+    for (const Carry& carry : model.carries(l)) {
+      file_->create_dataset(state_name(l, carry), acc, carry.of_batch(samples));
     }
   }
 }
@@ -45,24 +52,27 @@ Dump::~Dump() {
   fs::remove(temporary_, ignored);
 }
 
-void Dump::write(const std::string& name, int64_t first, const Tensor& rows) {
-  if (rows.dtype == DType::kF64 && name == "logits") {  // promised in float32
-    std::vector<float> narrow(static_cast<size_t>(rows.elements()));
-    for (size_t i = 0; i < narrow.size(); ++i) narrow[i] = static_cast<float>(rows.as<double>()[i]);
-    file_->write_rows(name, first, view_of(narrow.data(), rows.shape));
-    return;
-  }
-  file_->write_rows(name, first, rows);
+// Promised in float32.
+void Dump::write_logits(int64_t sample, int64_t token, const Tensor& rows) {
+  if (rows.dtype == DType::kF32) return file_->write_block("logits", sample, token, rows);
+  std::vector<float> narrow(static_cast<size_t>(rows.elements()));
+  for (size_t i = 0; i < narrow.size(); ++i) narrow[i] = static_cast<float>(rows.as<double>()[i]);
+  file_->write_block("logits", sample, token, view_of(narrow.data(), rows.shape));
 }
 
-void Dump::add(int64_t first, int64_t count) {
-  write("loss", first, ws_.loss.rows(0, count));
-  if (!logits_.empty()) write("logits", first, logits_.rows(0, count));
+void Dump::add(int64_t first, int64_t count, const SequenceRunner::Result& result) {
+  const Segment& segment = result.segment;
+  const int64_t begin = segment.begin - segment.run_begin, end = segment.tokens();
+  for (int64_t b = 0; b < count; ++b) {
+    file_->write_block("loss", first + b, segment.begin, tokens_of(result.loss, b, begin, end));
+    if (result.logits.empty()) continue;
+    write_logits(first + b, segment.begin, tokens_of(result.logits, b, begin, end));
+  }
+  if (!segment.last) return;
   for (size_t l = 0; l < model_.layers(); ++l) {
     const std::vector<Carry> carries = model_.carries(l);
     for (size_t i = 0; i < carries.size(); ++i) {
-      write("state/" + std::to_string(l) + "/" + carries[i].name, first,
-            ws_.leaving[l][i].rows(0, count));
+      file_->write_rows(state_name(l, carries[i]), first, runner_.leaving()[l][i].rows(0, count));
     }
   }
 }

@@ -6,33 +6,33 @@
 #include <string>
 
 #include "core/io/hdf5_file.h"
-#include "core/model/model.h"
+#include "core/model/sequence_runner.h"
 
 namespace rwkv {
 
 class Dump {
  public:
-  // Writes to FILE.tmp until commit(). The workspace must outlive this.
-  Dump(const std::string& path, const Model&, Precision, const Workspace&, int64_t samples,
-       bool logits);
+  // Writes to FILE.tmp until commit(). Of one rank; the runner, whose plan leaves states, must
+  // outlive this.
+  Dump(const std::string& path, const Model&, const SequenceRunner&, int64_t samples, bool logits);
   // Removes what was written when commit() was not reached.
   ~Dump();
   Dump(const Dump&) = delete;
   Dump& operator=(const Dump&) = delete;
 
-  // Where the model puts the logits of a micro-batch; empty: not wanted.
+  // Where the model puts the logits of a segment; empty: not wanted.
   Tensor logits() const { return logits_; }
-  // The first `count` samples of the workspace are samples first ...
-  void add(int64_t first, int64_t count);
+  // The first `count` samples of a segment are samples first ...
+  void add(int64_t first, int64_t count, const SequenceRunner::Result&);
   // Replaces FILE.
   void commit();
 
  private:
-  void write(const std::string& name, int64_t first, const Tensor& rows);
+  void write_logits(int64_t sample, int64_t token, const Tensor& rows);
 
   std::string path_, temporary_;
   const Model& model_;
-  const Workspace& ws_;
+  const SequenceRunner& runner_;
   std::optional<Hdf5File> file_;
   Buffer buffer_;
   Tensor logits_;

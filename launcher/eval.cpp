@@ -3,8 +3,8 @@
 
 #include <cmath>
 
-#include "core/plan/mesh_shape.h"
 #include "core/train/evaluator.h"
+#include "core/train/trainer.h"
 #include "launcher/command.h"
 #include "launcher/dump.h"
 #include "launcher/source.h"
@@ -31,47 +31,83 @@ std::string result_text(const LoadedSource& loaded, const SampleSource& data,
   return text + "\n";
 }
 
-ExitCode evaluate(Context& context, const EvalArguments& arguments) {
-  // A dump is one file by one writer; without one, all ranks share the samples.
-  const bool alone = !arguments.dump.empty();
+// What is evaluated, and how it is shared out.
+struct EvalJob {
   LoadedSource loaded;
   std::unique_ptr<SampleSource> data;
   int64_t samples = 0;
-  const int local_ranks = host_place(context.world).size;
-  agree(context.world, [&] {
-    if (arguments.logits && !alone) throw InputError("--logits needs --dump FILE.h5");
-    loaded = load_source(arguments.source, arguments.overrides, alone ? 1 : local_ranks);
-    if (loaded.recipe.train.context <= 0) {
-      throw InputError("train.context is needed: how many tokens a sample has (train.context=512)");
-    }
-    data = make_eval_source(loaded.recipe, loaded.model->config().vocab);
-    samples = eval_samples(loaded.recipe, *data);
-  });
-  const int64_t context_length = loaded.recipe.train.context;
-  const int64_t rows = plan_micro_batch(loaded.recipe, samples);
-  const Pass pass = loaded.pass();
-  Totals totals(0);
-  const auto run = [&](Communicator& ranks) {
-    Workspace ws(*loaded.model, {loaded.machine.precision, rows, context_length,
-                                 loaded.machine.threads, false, false, loaded.machine.leaf,
-                                 loaded.machine.tile, alone ? Edges::kGiven : Edges::kWhole});
-    Evaluator evaluator(*loaded.model, *data, rows, context_length);
-    if (!alone) {
-      totals = evaluator.run(pass, *loaded.store, ws, samples, ranks);
-      return;
-    }
-    Dump dump(arguments.dump, *loaded.model, loaded.machine.precision, ws, samples,
-              arguments.logits);
-    totals = evaluator.run(pass, *loaded.store, ws, samples, ranks, dump.logits(),
-                           [&](int64_t first, int64_t count) { dump.add(first, count); });
-    dump.commit();
-  };
-  if (alone) {
-    on_root(context.world, [&] { run(*make_self()); });
-  } else {
-    run(context.world);
+  MeshShape mesh;
+};
+
+EvalJob prepare(const EvalArguments& arguments, int ranks, int local_ranks) {
+  if (arguments.logits && arguments.dump.empty()) {
+    throw InputError("--logits needs --dump FILE.h5");
   }
-  if (context.root()) std::fputs(result_text(loaded, *data, totals).c_str(), stdout);
+  EvalJob job{load_source(arguments.source, arguments.overrides, local_ranks), nullptr, 0, {}};
+  Recipe& recipe = job.loaded.recipe;
+  if (recipe.train.context <= 0) {
+    throw InputError("train.context is needed: how many tokens a sample has (train.context=512)");
+  }
+  job.data = make_eval_source(recipe, job.loaded.model->config().vocab);
+  job.samples = eval_samples(recipe, *job.data);
+  recipe.train.batch = job.samples;
+  job.mesh = plan_mesh(recipe, ranks);
+  return job;
+}
+
+// On the ranks that work. Collective over `ranks`.
+Totals run(const EvalArguments& arguments, const EvalJob& job, Communicator& ranks) {
+  const LoadedSource& loaded = job.loaded;
+  const MeshShape& mesh = job.mesh;
+  const auto sequence = ranks.split(mesh.data_group(ranks.rank()), mesh.place(ranks.rank()));
+  const Share share = share_of(job.samples, mesh.data, mesh.data_group(ranks.rank()));
+  const int64_t rows =
+      std::max<int64_t>(1, plan_micro_batch(loaded.recipe, share.count(), mesh.sequence));
+  const int64_t tokens = loaded.recipe.train.context;
+  std::unique_ptr<SequenceRunner> runner;
+  std::unique_ptr<Dump> dump;
+  agree(ranks, [&] {
+    SequencePlan plan = plan_sequence(loaded.recipe, loaded.machine, mesh, rows);
+    plan.model.backward = plan.model.recompute = false;
+    plan.leaves = !arguments.dump.empty();
+    runner = std::make_unique<SequenceRunner>(*loaded.model, plan, *sequence, *loaded.machine.ops);
+    if (!plan.leaves) return;
+    dump = std::make_unique<Dump>(arguments.dump, *loaded.model, *runner, job.samples,
+                                  arguments.logits);
+  });
+  Tally tally(rows, tokens, !job.data->skills().empty(), loaded.machine.leaf, *sequence);
+  Evaluator evaluator(*job.data, rows, tokens, loaded.recipe.data.reset_documents);
+  const Evaluator::Place place{*runner, tally, share, sequence->rank() == 0};
+  if (dump == nullptr) return evaluator.run(loaded.pass(), *loaded.store, place, ranks);
+  Evaluator::Visit add = [&](int64_t first, int64_t count, const SequenceRunner::Result& result) {
+    dump->add(first, count, result);
+  };
+  const Totals totals =
+      evaluator.run(loaded.pass(), *loaded.store, place, ranks, add, dump->logits());
+  dump->commit();
+  return totals;
+}
+
+ExitCode evaluate(Context& context, const EvalArguments& arguments) {
+  Communicator& world = context.world;
+  // A dump is one file by one writer; without one, all ranks share the work.
+  const bool alone = !arguments.dump.empty();
+  EvalJob job;
+  Totals totals(0);
+  const int local_ranks = host_place(world).size;
+  if (alone) {
+    on_root(world, [&] {
+      job = prepare(arguments, 1, 1);
+      totals = run(arguments, job, *make_self());
+    });
+  } else {
+    agree(world, [&] { job = prepare(arguments, world.size(), local_ranks); });
+    on_first(world, job.mesh.active(), [&](Communicator& ranks) {
+      totals = run(arguments, job, ranks);
+      return int64_t{0};
+    });
+  }
+  if (context.root()) std::fputs(result_text(job.loaded, *job.data, totals).c_str(), stdout);
   return ExitCode::kDone;
 }
 

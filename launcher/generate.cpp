@@ -16,17 +16,25 @@ struct GenerateArguments {
 };
 
 ExitCode generate(Context& context, const GenerateArguments& arguments) {
-  on_root(context.world, [&] {
-    const LoadedSource loaded = load_source(arguments.source, arguments.overrides, 1);
-    const std::string prompt =
-        arguments.prompt_file.empty() ? arguments.prompt : read_file(arguments.prompt_file);
-    SamplingOptions sampling = arguments.sampling;
-    sampling.begin_with_end_token = !arguments.no_bos;
-    const auto tokenizer = make_tokenizer(loaded.recipe.data.tokenizer);
-    const std::string text = generate_text(loaded.pass(), *loaded.model, *loaded.store,
-                                           loaded.machine.precision, *tokenizer, prompt, sampling);
-    std::printf("%s%s\n", prompt.c_str(), text.c_str());
+  Communicator& world = context.world;
+  std::string prompt = arguments.prompt;
+  on_root(world, [&] {
+    if (!arguments.prompt_file.empty()) prompt = read_file(arguments.prompt_file);
   });
+  prompt = world.broadcast(prompt, 0);
+  const int local_ranks = host_place(world).size;
+  LoadedSource loaded;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::vector<int32_t> tokens;
+  agree(world, [&] {
+    loaded = load_source(arguments.source, arguments.overrides, local_ranks);
+    tokenizer = make_tokenizer(loaded.recipe.data.tokenizer);
+    tokens = encode_prompt(*tokenizer, prompt, !arguments.no_bos, loaded.model->config().vocab);
+  });
+  const std::string text =
+      generate_text(loaded.pass(), *loaded.model, *loaded.store, loaded.machine.precision,
+                    *tokenizer, tokens, arguments.sampling, world);
+  if (context.root()) std::printf("%s%s\n", prompt.c_str(), text.c_str());
   return ExitCode::kDone;
 }
 

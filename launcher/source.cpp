@@ -1,5 +1,6 @@
 #include "launcher/source.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "core/config/load.h"
@@ -18,6 +19,12 @@ LoadedSource load_source(const std::string& source, const std::vector<std::strin
   if (!weights.checkpoint().empty()) text = read_checkpoint_info(weights.checkpoint()).recipe;
   loaded.recipe = parse_recipe(text, source + (text.empty() ? "" : "/config.yaml"), overrides,
                                RecipeUse::kSource);
+  // How the run was spread over its ranks says nothing about these.
+  const auto given = [&](std::string_view key) {
+    return std::ranges::any_of(overrides, [&](const std::string& o) { return o.starts_with(key); });
+  };
+  if (!given("parallel.data=")) loaded.recipe.parallel.data = 0;
+  if (!given("parallel.sequence=")) loaded.recipe.parallel.sequence = 0;
   loaded.machine = choose_machine(loaded.recipe, local_ranks);
   const int64_t vocab = make_tokenizer(loaded.recipe.data.tokenizer)->vocab();
   loaded.model = std::make_unique<Model>(resolve_model(weights.model(loaded.recipe.model), vocab));

@@ -11,7 +11,7 @@
 namespace rwkv {
 
 // A model loaded for use. The recipe is that of the run (overridden by key=value), or, for a .pth,
-// what key=value says; the model's shape is that of the weights.
+// what key=value says; the model's shape is that of the weights, the mesh what key=value says.
 struct LoadedSource {
   Recipe recipe;
   Machine machine;

@@ -118,21 +118,9 @@ ExitCode train(Context& context, const TrainArguments& arguments) {
     std::printf("%d ranks, %d with work: %d parked (mpirun -n %d avoids this)\n", world.size(),
                 mesh.active(), mesh.parked, mesh.active());
   }
-  const auto ranks = world.split(world.rank() < mesh.active() ? 0 : -1, world.rank());
-  // Parked ranks wait here for what the others ended with.
-  std::string message;
-  auto code = static_cast<int64_t>(ExitCode::kDone);
-  if (ranks != nullptr) {
-    try {
-      code = static_cast<int64_t>(train_on(context, recipe, machine, mesh, *ranks));
-    } catch (const AgreedError& error) {
-      message = error.what();
-      code = static_cast<int64_t>(error.exit_code());
-    }
-  }
-  message = world.broadcast(message, 0);
-  code = std::stoll(world.broadcast(std::to_string(code), 0));
-  if (!message.empty()) throw AgreedError(message, static_cast<ExitCode>(code));
+  const int64_t code = on_first(world, mesh.active(), [&](Communicator& ranks) {
+    return static_cast<int64_t>(train_on(context, recipe, machine, mesh, ranks));
+  });
   return static_cast<ExitCode>(code);
 }
 

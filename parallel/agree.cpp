@@ -22,6 +22,25 @@ void agree(Communicator& comm, const std::function<void()>& work) {
   throw AgreedError(message, static_cast<ExitCode>(code));
 }
 
+int64_t on_first(Communicator& world, int active,
+                 const std::function<int64_t(Communicator&)>& work) {
+  const auto ranks = world.split(world.rank() < active ? 0 : -1, world.rank());
+  std::string message;
+  int64_t result = 0;
+  if (ranks != nullptr) {
+    try {
+      result = work(*ranks);
+    } catch (const AgreedError& error) {
+      message = error.what();
+      result = static_cast<int64_t>(error.exit_code());
+    }
+  }
+  message = world.broadcast(message, 0);
+  result = std::stoll(world.broadcast(std::to_string(result), 0));
+  if (!message.empty()) throw AgreedError(message, static_cast<ExitCode>(result));
+  return result;
+}
+
 void on_root(Communicator& comm, const std::function<void()>& work) {
   agree(comm, [&] {
     if (comm.rank() == 0) work();

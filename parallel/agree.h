@@ -20,4 +20,8 @@ void agree(Communicator&, const std::function<void()>& work);
 // The same with `work` on rank 0 alone. Collective.
 void on_root(Communicator&, const std::function<void()>& work);
 
+// Runs `work` on ranks 0 ... active - 1, which get a communicator of their own, while the others
+// wait for what it returns, or the AgreedError that it throws on all of them. Collective.
+int64_t on_first(Communicator&, int active, const std::function<int64_t(Communicator&)>& work);
+
 }  // namespace rwkv

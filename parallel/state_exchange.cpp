@@ -88,6 +88,16 @@ void StateExchange::absent_backward(const Stream& stream) {
   }
 }
 
+StateExchange::Carried StateExchange::carried(int64_t layer) {
+  settle();
+  return {halo_carry(halo_carry_, layer, 0), carry(layer), halo_carry(halo_carry_, layer, 1)};
+}
+
+StateExchange::Carried StateExchange::dcarried(int64_t layer) {
+  settle();
+  return {halo_carry(dhalo_carry_, layer, 0), dcarry(layer), halo_carry(dhalo_carry_, layer, 1)};
+}
+
 int64_t StateExchange::carry_bytes() const { return state_carry_.bytes() + halo_carry_.bytes(); }
 
 void StateExchange::save_carry(std::byte* to) {

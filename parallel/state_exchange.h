@@ -7,6 +7,7 @@
 // reverse. Results differ by rounding between kinds of exchange without tiles, not at all with.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string_view>
 #include <vector>
@@ -69,6 +70,13 @@ class StateExchange {
 
   void absent_forward(const Stream&);
   void absent_backward(const Stream&);
+
+  // What is kept of a layer between groups: halo, state, halo (B, ...). What the first group takes
+  // when it is not place.first, to be set on all ranks; the gradient of it, which the last rank
+  // has.
+  using Carried = std::array<Tensor, 3>;
+  Carried carried(int64_t layer);
+  Carried dcarried(int64_t layer);
 
   // What left the last group that ran forward: a copy into `to`, and back, to run from there again
   // (bytes of carry_bytes()).

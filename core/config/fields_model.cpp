@@ -211,7 +211,6 @@ constexpr Field kRows[] = {
     {.name = "data.reset_documents",
      .type = kFlag,
      .fallback = "false",
-     .built = "false",
      .doc = "start each document of a sample from the initial state",
      .place = at<&Recipe::data, &DataConfig::reset_documents>},
     {.name = "data.validation",

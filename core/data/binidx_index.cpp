@@ -105,6 +105,23 @@ int64_t bytes_of(BinidxType type) {
   return 0;
 }
 
+int64_t BinidxIndex::first_token(int64_t i) const {
+  return load<int64_t>(pointers, static_cast<size_t>(i) * sizeof(int64_t)) / bytes_of(type);
+}
+
+int64_t BinidxIndex::first_sequence_from(int64_t token) const {
+  int64_t low = 0, high = sequences;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (first_token(middle) < token) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
 BinidxIndex parse_binidx_index(std::span<const std::byte> idx, int64_t bin_bytes,
                                const std::string& idx_path) {
   if (idx.size() < kHeaderBytes) {
@@ -140,6 +157,7 @@ BinidxIndex parse_binidx_index(std::span<const std::byte> idx, int64_t bin_bytes
   index.sequences = static_cast<int64_t>(sequences);
   index.tokens = bin_bytes / item;
   check_sequences(sizes, pointers, item, bin_bytes, idx_path);
+  index.pointers = pointers;
   check_documents(idx.last(documents * sizeof(int64_t)), index.sequences, idx_path);
   return index;
 }

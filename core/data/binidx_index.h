@@ -28,6 +28,13 @@ struct BinidxIndex {
   BinidxType type = BinidxType::kU16;
   int64_t sequences = 0;
   int64_t tokens = 0;  // of the whole .bin
+  // i64 x n: where each sequence begins in .bin, in bytes; in the index's own memory.
+  std::span<const std::byte> pointers = {};
+
+  // The first token of sequence `i`.
+  int64_t first_token(int64_t i) const;
+  // The first sequence that begins at `token` or behind it; `sequences` when none does.
+  int64_t first_sequence_from(int64_t token) const;
 };
 
 // Checks every field of `idx` against the others and against `bin_bytes`, the length of the .bin:

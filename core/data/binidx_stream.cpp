@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "core/base/error.h"
 #include "core/base/posix_file.h"
 #include "core/data/binidx_index.h"
@@ -11,10 +13,13 @@ namespace {
 class BinidxStream final : public TokenStream {
  public:
   BinidxStream(const std::string& prefix, int64_t vocab)
-      : prefix_(prefix), bin_path_(prefix + ".bin"), vocab_(vocab), bin_(bin_path_) {
-    const std::string idx_path = prefix + ".idx";
-    const MappedFile idx(idx_path);
-    index_ = parse_binidx_index(idx.bytes(), static_cast<int64_t>(bin_.bytes().size()), idx_path);
+      : prefix_(prefix),
+        bin_path_(prefix + ".bin"),
+        vocab_(vocab),
+        bin_(bin_path_),
+        idx_(prefix + ".idx") {
+    index_ = parse_binidx_index(idx_.bytes(), static_cast<int64_t>(bin_.bytes().size()),
+                                prefix + ".idx");
   }
 
   int64_t size() const override { return index_.tokens; }
@@ -38,6 +43,16 @@ class BinidxStream final : public TokenStream {
     }
   }
 
+  void read_starts(int64_t begin, std::span<int32_t> out) const override {
+    std::ranges::fill(out, 0);
+    const int64_t end = begin + static_cast<int64_t>(out.size());
+    for (int64_t i = index_.first_sequence_from(begin); i < index_.sequences; ++i) {
+      const int64_t token = index_.first_token(i);
+      if (token >= end) break;
+      out[static_cast<size_t>(token - begin)] = 1;
+    }
+  }
+
   std::string describe() const override {
     return fmt::format("binidx {}, {} tokens", prefix_, with_commas(size()));
   }
@@ -50,8 +65,8 @@ class BinidxStream final : public TokenStream {
 
   std::string prefix_, bin_path_;
   int64_t vocab_;
-  MappedFile bin_;
-  BinidxIndex index_;
+  MappedFile bin_, idx_;
+  BinidxIndex index_;  // of idx_
 };
 
 }  // namespace

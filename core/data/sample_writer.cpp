@@ -17,6 +17,7 @@ SampleWriter::SampleWriter(const Philox& random, int64_t index, const SampleView
   std::ranges::fill(view.weight, 1.0f);
   std::ranges::fill(view.question, kUngraded);
   std::ranges::fill(view.skill, kUngraded);
+  std::ranges::fill(view_.starts, 0);
   view_.tokens[used_++] = kEndToken;
 }
 

@@ -22,6 +22,9 @@ struct SampleView {
   // predicted (argmax) for it to count as answered.
   std::span<int32_t> question;  // kUngraded, or the question's index
   std::span<int32_t> skill;     // index into SampleSource::skills()
+  // Of length context, aligned with the inputs, or empty (not wanted): 1 where a document starts
+  // at this token, else 0. Of generators, whose samples are one document each, all 0.
+  std::span<int32_t> starts = {};
 };
 inline constexpr int32_t kUngraded = -1;
 

@@ -53,6 +53,10 @@ double StreamSource::read(int64_t index, const SampleView& view) const {
               view.question.size() == context && view.skill.size() == context,
           "a sample's views must have the source's length");
   stream_->read((first_ + index) * context_, view.tokens);
+  if (!view.starts.empty()) {
+    require(view.starts.size() == context, "a sample has a start or none at each input");
+    stream_->read_starts((first_ + index) * context_, view.starts);
+  }
   std::ranges::fill(view.weight, 1.0f);
   std::ranges::fill(view.question, kUngraded);
   std::ranges::fill(view.skill, kUngraded);

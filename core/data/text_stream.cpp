@@ -27,6 +27,14 @@ class TextStream : public TokenStream {
     std::ranges::fill(out.subspan(of_text), kEndToken);
   }
 
+  void read_starts(int64_t begin, std::span<int32_t> out) const final {
+    if (out.empty()) return;
+    if (begin == 0) out[0] = 1;
+    const size_t first = begin == 0 ? 1 : 0;  // whose token has one before it
+    read(begin + static_cast<int64_t>(first) - 1, out.subspan(first));
+    for (int32_t& before : out.subspan(first)) before = before == kEndToken ? 1 : 0;
+  }
+
   std::string describe() const final {
     return fmt::format("text {}, {} tokens", path_, with_commas(size()));
   }

@@ -19,6 +19,9 @@ class TokenStream {
   // Fills `out` with the tokens from `begin` on; all must lie in the stream. Throws InputError
   // naming file, position and token when one is not in [0, vocab).
   virtual void read(int64_t begin, std::span<int32_t> out) const = 0;
+  // Fills `out` with 1 where a document starts at a token from `begin` on, else 0. A text's
+  // documents end with the end token, a binidx's are its sequences; the first starts at token 0.
+  virtual void read_starts(int64_t begin, std::span<int32_t> out) const = 0;
   // "text corpus.txt, 1,234,567 tokens"
   virtual std::string describe() const = 0;
 };

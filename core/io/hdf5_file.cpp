@@ -32,9 +32,13 @@ Handle space_of(const Shape& shape, const std::string& where) {
   return owned(H5Screate_simple(shape.rank, dims.data(), nullptr), where, "describe the shape");
 }
 
-// The dataspace of `opened` with rows [first, first + count) selected.
-Handle selected_rows(const Dataset& opened, int64_t first, int64_t count,
-                     const std::string& where) {
+// The dataspace of `opened` with `count` rows from `first` on selected; in the second dimension
+// those of `columns` (count 0: all).
+struct Columns {
+  int64_t first = 0, count = 0;
+};
+Handle selected_rows(const Dataset& opened, int64_t first, int64_t count, const std::string& where,
+                     const Columns& columns = {}) {
   Handle space = owned(H5Dget_space(opened.id.id()), where, "read the shape");
   if (opened.shape.rank == 0) return space;
   std::array<hsize_t, 6> start{}, size{};
@@ -43,6 +47,10 @@ Handle selected_rows(const Dataset& opened, int64_t first, int64_t count,
   }
   start[0] = static_cast<hsize_t>(first);
   size[0] = static_cast<hsize_t>(count);
+  if (columns.count > 0) {
+    start[1] = static_cast<hsize_t>(columns.first);
+    size[1] = static_cast<hsize_t>(columns.count);
+  }
   checked(
       H5Sselect_hyperslab(space.id(), H5S_SELECT_SET, start.data(), nullptr, size.data(), nullptr),
       where, "select rows");
@@ -50,10 +58,10 @@ Handle selected_rows(const Dataset& opened, int64_t first, int64_t count,
 }
 
 void write_selected(const Dataset& opened, int64_t first, ConstTensor rows,
-                    const std::string& where) {
+                    const std::string& where, const Columns& columns = {}) {
   if (rows.elements() == 0) return;
   const int64_t count = rows.shape.rank == 0 ? 1 : rows.shape[0];
-  const Handle file_space = selected_rows(opened, first, count, where);
+  const Handle file_space = selected_rows(opened, first, count, where, columns);
   const Handle memory_space = space_of(rows.shape, where);
   checked(H5Dwrite(opened.id.id(), type_of(rows.dtype, where).id(), memory_space.id(),
                    file_space.id(), H5P_DEFAULT, rows.data),
@@ -156,6 +164,24 @@ void Hdf5File::write_rows(std::string_view name, int64_t first_row, ConstTensor 
   require(first_row >= 0 && first_row <= whole[0] && rows.shape[0] <= whole[0] - first_row,
           "rows lie inside their dataset");
   write_selected(opened, first_row, rows, impl_->where(name));
+  close_written(opened, impl_->where(name));
+}
+
+void Hdf5File::write_block(std::string_view name, int64_t first_row, int64_t first_column,
+                           ConstTensor block) {
+  impl_->live_to_write();
+  Dataset opened = impl_->open(name);
+  const Shape& whole = opened.shape;
+  require(opened.dtype == block.dtype, "a block is written with the type of its dataset");
+  require(whole.rank >= 2 && block.shape.rank == whole.rank, "a block has its dataset's rank");
+  for (int i = 2; i < whole.rank; ++i) {
+    require(block.shape[i] == whole[i], "a block has the shape of its dataset");
+  }
+  const auto inside = [&](int64_t first, int i) {
+    return first >= 0 && first <= whole[i] && block.shape[i] <= whole[i] - first;
+  };
+  require(inside(first_row, 0) && inside(first_column, 1), "a block lies inside its dataset");
+  write_selected(opened, first_row, block, impl_->where(name), {first_column, block.shape[1]});
   close_written(opened, impl_->where(name));
 }
 

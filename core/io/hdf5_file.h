@@ -29,6 +29,9 @@ class Hdf5File {
   // A dataset of `shape` to be filled by rows of its first dimension.
   void create_dataset(std::string_view name, DType, const Shape&);
   void write_rows(std::string_view name, int64_t first_row, ConstTensor rows);
+  // The same where the first two dimensions are cut: (rows, columns, ...).
+  void write_block(std::string_view name, int64_t first_row, int64_t first_column,
+                   ConstTensor block);
 
   bool has(std::string_view name) const;
   Shape shape_of(std::string_view name) const;

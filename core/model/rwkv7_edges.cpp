@@ -27,7 +27,8 @@ void Rwkv7Block::halo_forward(const Call& call, const Tensor& u, size_t which, B
                               Boundary leaving) const {
   const auto& [pass, params, index, a] = call;
   StateExchange* exchange = pass.exchange;
-  const Tensor row = exchange != nullptr ? a.halo_row : at(leaving, which);
+  Tensor row = at(leaving, which);
+  if (row.empty() && exchange != nullptr) row = a.halo_row;
   if (row.empty()) return;
   pass.ops.halo_forward(pass.stream, {u, a.tokens() - 1 - pass.overlap, row});
   if (exchange == nullptr) return;

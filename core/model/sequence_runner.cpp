@@ -37,6 +37,10 @@ int SequencePlan::forward_passes() const {
 SequenceRunner::SequenceRunner(const Model& model, const SequencePlan& plan, Communicator& sequence,
                                const Backend& ops, bool with_memory)
     : model_(model), plan_(plan), sequence_(sequence), ops_(ops) {
+  // The first segment would hand on what entered it, and none of its own tokens.
+  const bool through = plan_.segments.overlap == plan_.segments.chunk;
+  require(!plan_.enters || (plan_.handing.state && !through),
+          "a state enters where states are handed on, and the overlap is shorter than a segment");
   plan_workspaces(with_memory);
   if (plan_.whole()) return;
   Arena arena;
@@ -64,7 +68,7 @@ std::vector<int64_t> SequenceRunner::lengths() const {
 
 void SequenceRunner::plan_workspaces(bool with_memory) {
   ModelPlan plan = plan_.model;
-  plan.edges = plan_.whole() ? Edges::kWhole : Edges::kSegment;
+  plan.edges = !plan_.whole() ? Edges::kSegment : plan_.leaves ? Edges::kGiven : Edges::kWhole;
   int64_t saved = 0, scratch = 0;
   for (const int64_t tokens : lengths()) {
     plan.tokens = tokens;
@@ -86,7 +90,8 @@ void SequenceRunner::bind(Arena& arena) {
   const ModelConfig& config = model_.config();
   const bool keeps = m.backward && plan_.handing.gradient;
   const int64_t before = arena.peak();
-  bind_slots(arena, plan_.block());
+  slots_.clear();
+  for (int64_t i = 0; i < plan_.block(); ++i) slots_.push_back(take_states(arena, "stash"));
   if (plan_.handing.state) {
     const int64_t stashed = arena.peak();
     exchange_ = make_exchange(plan_.exchange, sequence_, ops_, exchange_layout(), arena);
@@ -95,6 +100,8 @@ void SequenceRunner::bind(Arena& arena) {
         arena.take("stash", DType::kU8, {keeps ? plan_.blocks() - 1 : 0, exchange_->carry_bytes()});
     stash_bytes_ = stashed - before + arena.peak() - exchanging;
   }
+  if (plan_.enters) initial_ = take_states(arena, "carried states");
+  if (plan_.leaves) leaving_ = take_states(arena, "carried states");
   const Shape halo{m.batch, config.width};
   const Shape state{m.batch, config.width / config.head_size, config.head_size, config.head_size};
   dleaving_.assign(3, {});
@@ -125,14 +132,38 @@ ExchangeLayout SequenceRunner::exchange_layout() const {
           m.precision.accumulate};
 }
 
-void SequenceRunner::bind_slots(Arena& arena, int64_t count) {
+SequenceRunner::States SequenceRunner::take_states(Arena& arena, std::string_view name) const {
   const ModelPlan& m = plan_.model;
-  slots_.assign(static_cast<size_t>(count), States(model_.layers()));
-  for (States& slot : slots_) {
-    for (size_t l = 0; l < model_.layers(); ++l) {
-      for (const Carry& carry : model_.carries(l)) {
-        slot[l].push_back(arena.take("stash", m.precision.accumulate, carry.of_batch(m.batch)));
-      }
+  States states(model_.layers());
+  for (size_t l = 0; l < model_.layers(); ++l) {
+    for (const Carry& carry : model_.carries(l)) {
+      states[l].push_back(arena.take(name, m.precision.accumulate, carry.of_batch(m.batch)));
+    }
+  }
+  return states;
+}
+
+const SequenceRunner::States& SequenceRunner::leaving() const {
+  require(plan_.leaves, "the states behind the last token were not asked for");
+  return plan_.whole() ? workspaces_.begin()->second->leaving : leaving_;
+}
+
+SequenceRunner::States SequenceRunner::dentering() {
+  require(plan_.enters && plan_.handing.gradient, "nothing enters that has a gradient");
+  States states(model_.layers());
+  for (size_t l = 0; l < states.size(); ++l) {
+    const StateExchange::Carried kept = exchange_->dcarried(static_cast<int64_t>(l));
+    states[l].assign(kept.begin(), kept.end());
+  }
+  return states;
+}
+
+// What enters the sequence is what a group before the first one would have left.
+void SequenceRunner::begin_sequence() {
+  for (size_t l = 0; l < initial_.size(); ++l) {
+    const StateExchange::Carried kept = exchange_->carried(static_cast<int64_t>(l));
+    for (size_t i = 0; i < kept.size(); ++i) {
+      std::memcpy(kept[i].data, initial_[l][i].data, static_cast<size_t>(kept[i].bytes()));
     }
   }
 }
@@ -143,15 +174,18 @@ void SequenceRunner::begin_group(int64_t group) {
   const bool last = group + 1 == all.groups();
   const int64_t tile = plan_.model.tile;
   const int64_t tokens = last ? all.segment(all.segments() - 1).tokens() : all.chunk;
-  exchange_->begin_group(
-      {all.segments_of(group), group == 0, last, tile > 0 ? wkv7_tiles(tokens, tile) : 1});
+  exchange_->begin_group({all.segments_of(group), group == 0 && !plan_.enters, last,
+                          tile > 0 ? wkv7_tiles(tokens, tile) : 1});
 }
 
 // The workspace for a segment, its edges bound.
 Workspace& SequenceRunner::enter(const Segment& segment, int64_t slot) {
   Workspace& ws = *workspaces_.at(segment.tokens());
-  if (plan_.whole()) return ws;
-  const bool starts_from_zero = segment.first || !plan_.handing.state;
+  if (plan_.whole()) {
+    if (plan_.leaves) model_.reset(ws);
+    return ws;
+  }
+  const bool starts_from_zero = (segment.first && !plan_.enters) || !plan_.handing.state;
   const States& entering = slots_[static_cast<size_t>(slot)];
   const bool gradient = plan_.model.backward && plan_.handing.gradient;
   for (size_t l = 0; l < model_.layers(); ++l) {
@@ -162,6 +196,7 @@ Workspace& SequenceRunner::enter(const Segment& segment, int64_t slot) {
     for (size_t i = 0; i < entering[l].size(); ++i) {
       const bool none = i == kState && starts_from_zero;
       ws.entering[l][i] = none ? Tensor{} : entering[l][i];
+      ws.leaving[l][i] = plan_.leaves && segment.last ? leaving_[l][i] : Tensor{};
       const bool ends_here = i == kState && segment.last;
       ws.dleaving[l][i] = gradient && !ends_here ? dleaving_[i] : Tensor{};
       ws.dentering[l][i] = gradient ? dentering_[i] : Tensor{};
@@ -175,6 +210,7 @@ Batch SequenceRunner::cut(const Segment& segment, const Batch& batch) {
   const Cut& to = cuts_.at(segment.tokens());
   const int64_t begin = segment.run_begin, end = segment.end;
   cut_columns<int32_t>(batch.tokens, begin, end, to.tokens);
+  if (batch.targets.empty()) return {to.tokens, {}, {}};
   cut_columns<int32_t>(batch.targets, begin, end, to.targets);
   cut_columns<float>(batch.weight, begin, end, to.weight);
   for (int64_t b = 0; b < plan_.model.batch; ++b) {  // counted by the left neighbour
@@ -243,6 +279,7 @@ void SequenceRunner::run_block(const Pass& pass, const ParamStore& store, const 
 void SequenceRunner::forward_backward(const Pass& pass, const ParamStore& store, const Batch& batch,
                                       double l2wrap, const Visit& visit) {
   const int64_t blocks = plan_.blocks();
+  begin_sequence();
   if (!plan_.handing.gradient) {  // no gradient crosses an edge: each group is done with at once
     for (int64_t block = 0; block < blocks; ++block) {
       run_block(pass, store, batch, block, l2wrap, visit);
@@ -258,21 +295,38 @@ void SequenceRunner::forward_backward(const Pass& pass, const ParamStore& store,
   }
   for (int64_t block = blocks - 1; block >= 0; --block) {
     if (block > 0) exchange_->restore_carry(snapshot(block));
+    if (block == 0) begin_sequence();
     run_block(pass, store, batch, block, l2wrap, visit);
   }
 }
 
 void SequenceRunner::forward(const Pass& pass, const ParamStore& store, const Batch& batch,
-                             const Visit& visit) {
+                             const Visit& visit, Tensor logits) {
+  begin_sequence();
   for (int64_t group = 0; group < plan_.segments.groups(); ++group) {
     run_forward(pass, store, batch, group, 0, true);
     const auto segment = plan_.segments.at(group, sequence_.rank());
-    if (!segment) continue;
+    if (!segment || !visit) continue;
     Workspace& ws = *workspaces_.at(segment->tokens());
     const Batch own = cut(*segment, batch);
-    model_.loss(pass_of(pass, *segment, own, false), store, ws, own, {});
-    visit({*segment, ws.loss, ws.best, own.weight});
+    const Tensor room = logits_of(*segment, logits);
+    model_.loss(pass_of(pass, *segment, own, false), store, ws, own, room);
+    visit({*segment, ws.loss, ws.best, own.weight, room});
   }
+}
+
+Tensor SequenceRunner::logits_of(const Segment& segment, const Tensor& room) const {
+  if (room.empty()) return {};
+  const Shape shape{plan_.model.batch, segment.tokens(), model_.config().vocab};
+  require(shape.elements() <= room.elements(), "a segment's logits have room");
+  return {room.data, room.dtype, shape};
+}
+
+void SequenceRunner::last_logits(const Pass& pass, const ParamStore& store, Tensor logits) {
+  const SegmentPlan& all = plan_.segments;
+  const Segment last = all.segment(all.segments() - 1);
+  require(last.owner == sequence_.rank(), "the last token is another rank's");
+  model_.last_logits(pass, store, *workspaces_.at(last.tokens()), logits);
 }
 
 }  // namespace rwkv

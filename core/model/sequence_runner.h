@@ -23,8 +23,10 @@ struct SequencePlan {
   Handing handing;
   std::string exchange = "auto";  // parallel.exchange
   std::string stash = "all";      // train.stash
+  bool enters = false;            // a state enters the sequence: of hand-off state, overlap < chunk
+  bool leaves = false;            // the state behind the last token is wanted
 
-  bool whole() const { return segments.ranks == 1 && segments.segments() == 1; }
+  bool whole() const { return segments.ranks == 1 && segments.segments() == 1 && !enters; }
   // Groups whose boundaries are stashed at a time; the blocks of that many groups.
   int64_t block() const;
   int64_t blocks() const { return (segments.groups() + block() - 1) / block(); }
@@ -45,6 +47,7 @@ class SequenceRunner {
     Segment segment;
     Tensor loss, best;   // acc, i32
     ConstTensor weight;  // f32
+    Tensor logits = {};  // (B, n, V) acc, where they were asked for
   };
   using Visit = std::function<void(const Result&)>;
 
@@ -53,8 +56,22 @@ class SequenceRunner {
   // Collective over the sequence.
   void forward_backward(const Pass&, const ParamStore&, const Batch&, double l2wrap,
                         const Visit& visit);
-  // Losses alone. Collective over the sequence.
-  void forward(const Pass&, const ParamStore&, const Batch&, const Visit& visit);
+  // Losses alone; without a `visit` not even those, and a batch of tokens will do. Logits of a
+  // segment go to `logits` (B, most tokens of a segment, V) acc unless it is empty. Collective over
+  // the sequence.
+  void forward(const Pass&, const ParamStore&, const Batch&, const Visit& visit,
+               Tensor logits = {});
+  // Logits (B, V) behind the last token, on its rank. After forward().
+  void last_logits(const Pass&, const ParamStore&, Tensor logits);
+
+  // A layer's tensors in the order of Block::carries().
+  using States = Workspace::States;
+  // plan().enters: what enters the next pass, on every rank; zero until it is set.
+  const States& entering() const { return initial_; }
+  // plan().enters: its gradient after forward_backward(), on the sequence's last rank.
+  States dentering();
+  // plan().leaves: after a pass, on the rank of the last segment.
+  const States& leaving() const;
 
   // How the planned bytes are used.
   const std::vector<Arena::Entry>& entries() const { return entries_; }
@@ -63,21 +80,22 @@ class SequenceRunner {
   ExchangeLayout exchange_layout() const;
 
  private:
-  using States = Workspace::States;
   // The tokens of one segment, contiguous.
   struct Cut {
     Tensor tokens, targets, weight, starts;  // (B, n)
   };
 
   void bind(Arena&);
-  void bind_slots(Arena&, int64_t count);
   std::vector<int64_t> lengths() const;
   void plan_workspaces(bool with_memory);
+  States take_states(Arena&, std::string_view name) const;
   bool exchanges() const { return exchange_ != nullptr; }
+  void begin_sequence();
   void begin_group(int64_t group);
   Workspace& enter(const Segment&, int64_t slot);
   Batch cut(const Segment&, const Batch&);
   Pass pass_of(const Pass&, const Segment&, const Batch&, bool talks) const;
+  Tensor logits_of(const Segment&, const Tensor& room) const;
   void run_forward(const Pass&, const ParamStore&, const Batch&, int64_t group, int64_t slot,
                    bool talks);
   void run_backward(const Pass&, const ParamStore&, const Batch&, int64_t group, int64_t slot,
@@ -92,6 +110,7 @@ class SequenceRunner {
   std::unique_ptr<StateExchange> exchange_;                   // nullptr: nothing is handed on
   std::map<int64_t, std::unique_ptr<Workspace>> workspaces_;  // by tokens of a segment
   WorkspaceMemory activations_;
+  States initial_, leaving_;                  // of the sequence
   std::vector<States> slots_;                 // what entered a segment: the stash
   std::vector<Tensor> dleaving_, dentering_;  // a carry; shared by all layers and groups
   Tensor snapshots_;  // (blocks - 1, bytes) u8: what left the group before each block

@@ -4,7 +4,7 @@
 
 namespace rwkv {
 
-BatchLoader::BatchLoader(const SampleSource& source, int64_t samples, int64_t context)
+BatchLoader::BatchLoader(const SampleSource& source, int64_t samples, int64_t context, bool resets)
     : source_(source),
       samples_(samples),
       context_(context),
@@ -13,6 +13,7 @@ BatchLoader::BatchLoader(const SampleSource& source, int64_t samples, int64_t co
       targets_(tokens_.size()),
       question_(tokens_.size(), kUngraded),
       skill_(tokens_.size()),
+      starts_(resets ? tokens_.size() : 0),
       weight_(tokens_.size()) {}
 
 void BatchLoader::load(const std::vector<int64_t>& samples, Totals& totals) {
@@ -28,7 +29,8 @@ double BatchLoader::read(int64_t slot, int64_t sample) {
   const double nats = source_.read(sample, {.tokens = row_,
                                             .weight = std::span(weight_).subspan(at, n),
                                             .question = std::span(question_).subspan(at, n),
-                                            .skill = std::span(skill_).subspan(at, n)});
+                                            .skill = std::span(skill_).subspan(at, n),
+                                            .starts = starts_of(slot)});
   std::copy_n(row_.begin(), n, tokens_.begin() + static_cast<std::ptrdiff_t>(at));
   std::copy_n(row_.begin() + 1, n, targets_.begin() + static_cast<std::ptrdiff_t>(at));
   return nats;
@@ -40,6 +42,13 @@ void BatchLoader::blank(int64_t from_slot) {
   std::fill(targets_.begin() + from, targets_.end(), 0);
   std::fill(weight_.begin() + from, weight_.end(), 0.0f);
   std::fill(question_.begin() + from, question_.end(), kUngraded);
+  if (!starts_.empty()) std::fill(starts_.begin() + from, starts_.end(), 0);
+}
+
+std::span<int32_t> BatchLoader::starts_of(int64_t slot) {
+  if (starts_.empty()) return {};
+  return std::span(starts_).subspan(static_cast<size_t>(slot * context_),
+                                    static_cast<size_t>(context_));
 }
 
 Batch BatchLoader::batch(int64_t first, int64_t rows) const {
@@ -47,7 +56,8 @@ Batch BatchLoader::batch(int64_t first, int64_t rows) const {
   const auto at = static_cast<size_t>(first * context_);
   const Shape shape{rows, context_};
   return {view_of(tokens_.data() + at, shape), view_of(targets_.data() + at, shape),
-          view_of(weight_.data() + at, shape)};
+          view_of(weight_.data() + at, shape),
+          starts_.empty() ? ConstTensor{} : view_of(starts_.data() + at, shape)};
 }
 
 double BatchLoader::weight() const {

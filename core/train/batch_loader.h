@@ -11,8 +11,9 @@ namespace rwkv {
 
 class BatchLoader {
  public:
-  // Room for `samples` samples of `context` tokens.
-  BatchLoader(const SampleSource&, int64_t samples, int64_t context);
+  // Room for `samples` samples of `context` tokens; with `resets`, batches say where documents
+  // start.
+  BatchLoader(const SampleSource&, int64_t samples, int64_t context, bool resets = false);
 
   // Reads samples into slots 0, 1, ...; adds the true nats of their targets (NaN: not known).
   void load(const std::vector<int64_t>& samples, Totals& totals);
@@ -32,12 +33,14 @@ class BatchLoader {
   void blank(int64_t from_slot);
 
  private:
+  std::span<int32_t> starts_of(int64_t slot);
   int64_t grade_question(int64_t row, int64_t at, const int32_t* best, bool* right) const;
 
   const SampleSource& source_;
   int64_t samples_, context_, loaded_ = 0;
   std::vector<int32_t> row_;  // context + 1: a sample as the source gives it
   std::vector<int32_t> tokens_, targets_, question_, skill_;
+  std::vector<int32_t> starts_;  // empty: no resets
   std::vector<float> weight_;
 };
 

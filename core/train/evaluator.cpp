@@ -8,12 +8,8 @@
 
 namespace rwkv {
 
-Evaluator::Evaluator(const Model& model, const SampleSource& source, int64_t micro_batch,
-                     int64_t context)
-    : model_(model),
-      source_(source),
-      micro_batch_(micro_batch),
-      loader_(source, micro_batch, context) {}
+Evaluator::Evaluator(const SampleSource& source, int64_t micro_batch, int64_t context, bool resets)
+    : source_(source), micro_batch_(micro_batch), loader_(source, micro_batch, context, resets) {}
 
 // Samples first ... of the share into a micro-batch.
 void Evaluator::read(const Share& share, int64_t first, bool leads, Totals& totals) {
@@ -25,35 +21,22 @@ void Evaluator::read(const Share& share, int64_t first, bool leads, Totals& tota
   loader_.blank(rows);
 }
 
-Totals Evaluator::run(const Pass& pass, const ParamStore& store, Workspace& ws, int64_t count,
-                      Communicator& comm, Tensor logits, const Visit& visit) {
+Totals Evaluator::run(const Pass& pass, const ParamStore& store, const Place& place,
+                      Communicator& all, const Visit& visit, Tensor logits) {
   Totals totals(source_.skills().size());
-  const Share share = share_of(count, comm.size(), comm.rank());
+  const Share& share = place.share;
   for (int64_t first = share.begin; first < share.end; first += micro_batch_) {
     const int64_t rows = std::min(micro_batch_, share.end - first);
-    read(share, first, true, totals);
-    const Batch batch = loader_.batch(0, micro_batch_);
-    model_.reset(ws);
-    model_.forward(pass, store, ws, batch.tokens);
-    model_.loss(pass, store, ws, batch, logits);
-    totals.add(ws.loss, batch.weight, pass.leaf);
-    if (!totals.asked.empty()) loader_.grade(0, rows, ws.best, totals.asked, totals.answered);
-    if (visit) visit(first, rows);
-  }
-  totals.reduce(comm);
-  return totals;
-}
-
-Totals Evaluator::run(const Pass& pass, const ParamStore& store, SequenceRunner& runner,
-                      Tally& tally, const Share& share, bool leads, Communicator& all) {
-  Totals totals(source_.skills().size());
-  for (int64_t first = share.begin; first < share.end; first += micro_batch_) {
-    read(share, first, leads, totals);
-    runner.forward(pass, store, loader_.batch(0, micro_batch_), tally.visit(totals));
-    if (!tally.graded()) continue;
-    const Tensor best = tally.predictions();
-    const int64_t rows = std::min(micro_batch_, share.end - first);
-    if (leads) loader_.grade(0, rows, best, totals.asked, totals.answered);
+    read(share, first, place.leads, totals);
+    const SequenceRunner::Visit add = place.tally.visit(totals);
+    const auto both = [&](const SequenceRunner::Result& result) {
+      add(result);
+      if (visit) visit(first, rows, result);
+    };
+    place.runner.forward(pass, store, loader_.batch(0, micro_batch_), both, logits);
+    if (!place.tally.graded()) continue;
+    const Tensor best = place.tally.predictions();
+    if (place.leads) loader_.grade(0, rows, best, totals.asked, totals.answered);
   }
   totals.reduce(all);
   return totals;

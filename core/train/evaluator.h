@@ -18,24 +18,26 @@ inline constexpr int64_t kGeneratorEvalSamples = 2560;
 
 class Evaluator {
  public:
-  // A pass takes `micro_batch` samples. The workspace may be a training one.
-  Evaluator(const Model&, const SampleSource&, int64_t micro_batch, int64_t context);
+  // A pass takes `micro_batch` samples. `resets`: documents start from the initial state.
+  Evaluator(const SampleSource&, int64_t micro_batch, int64_t context, bool resets = false);
 
-  // Samples [0, count), shared out over the ranks in order; every rank gets the totals. Collective.
-  // `visit` (may be empty) sees each micro-batch: first sample, number of samples, the workspace.
-  // logits: (micro_batch, T, V) acc to be filled, or empty.
-  using Visit = std::function<void(int64_t first, int64_t count)>;
-  Totals run(const Pass&, const ParamStore&, Workspace&, int64_t count, Communicator&,
-             Tensor logits = {}, const Visit& visit = {});
-  // In segments: `share` of the samples is this rank's data group's; sequence rank 0 of each
-  // `leads` it. Collective over `all`.
-  Totals run(const Pass&, const ParamStore&, SequenceRunner&, Tally&, const Share& share,
-             bool leads, Communicator& all);
+  // This rank's part of the work. The runner may be a training one.
+  struct Place {
+    SequenceRunner& runner;
+    Tally& tally;
+    Share share;         // of the samples: its data group's
+    bool leads = false;  // it is sequence rank 0
+  };
+  // Each of the samples once, in order; every rank gets the totals. Collective over `all`.
+  // `visit` (may be empty) sees each segment: the first sample, number of samples, its results.
+  // logits: as SequenceRunner::forward().
+  using Visit = std::function<void(int64_t first, int64_t rows, const SequenceRunner::Result&)>;
+  Totals run(const Pass&, const ParamStore&, const Place&, Communicator& all,
+             const Visit& visit = {}, Tensor logits = {});
 
  private:
   void read(const Share&, int64_t first, bool leads, Totals&);
 
-  const Model& model_;
   const SampleSource& source_;
   int64_t micro_batch_;
   BatchLoader loader_;

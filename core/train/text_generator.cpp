@@ -5,11 +5,12 @@
 #include <numeric>
 
 #include "core/base/rng.h"
+#include "core/model/sequence_runner.h"
 
 namespace rwkv {
 namespace {
 
-constexpr int64_t kPromptPiece = 512;  // tokens of a prompt a pass
+constexpr int64_t kPromptSegment = 4096;  // tokens of a prompt that a rank has in a pass
 
 std::vector<double> logits_as_double(const Tensor& logits) {
   std::vector<double> out(static_cast<size_t>(logits.elements()));
@@ -20,67 +21,77 @@ std::vector<double> logits_as_double(const Tensor& logits) {
   return out;
 }
 
-// One sequence fed in pieces of any length, so that its state is never folded; a workspace for each
-// length that occurs.
+// One sequence: the prompt in segments over the ranks, then token by token on each of them, where
+// the state is never folded.
 class Feed {
  public:
   Feed(const Pass& pass, const Model& model, const ParamStore& store, Precision precision)
-      : pass_{pass.stream, pass.ops},
+      : pass_(pass),
         model_(model),
         store_(store),
-        precision_(precision),
-        step_(make(1)) {
+        step_(model, {precision, 1, 1, pass.stream.threads, false, false}) {
     const Shape one_row{1, model.config().vocab};
     buffer_ = Buffer(one_row.elements() * bytes_of(precision.accumulate));
     logits_ = {buffer_.data(), precision.accumulate, one_row};
-    model_.reset(*step_);
+    model_.reset(step_);
   }
 
-  // Runs the tokens and leaves the last one's logits.
-  void run(std::span<const int32_t> tokens) {
-    while (static_cast<int64_t>(tokens.size()) > kPromptPiece) {
-      piece(tokens.first(kPromptPiece));
-      tokens = tokens.subspan(kPromptPiece);
-    }
-    if (tokens.size() > 1) piece(tokens);
-    if (tokens.size() == 1) run_on(*step_, tokens);
+  // The sequence's first tokens; collective over the ranks.
+  void prompt(std::span<const int32_t> tokens, Communicator& ranks);
+  void step(int32_t token) {
+    const Pass unfolded{pass_.stream, pass_.ops};
+    model_.forward(unfolded, store_, step_, view_of(&token, {1, 1}));
+    model_.carry_on(step_);
+    model_.last_logits(unfolded, store_, step_, logits_);
   }
+  // Behind the last token, on every rank.
   Tensor logits() const { return logits_; }
 
  private:
-  std::unique_ptr<Workspace> make(int64_t tokens) const {
-    return std::make_unique<Workspace>(
-        model_, ModelPlan{precision_, 1, tokens, pass_.stream.threads, false, false});
-  }
-  void piece(std::span<const int32_t> tokens) {
-    const auto ws = make(static_cast<int64_t>(tokens.size()));
-    copy_states(*step_, *ws);
-    run_on(*ws, tokens);
-    copy_states(*ws, *step_);
-  }
-  void run_on(Workspace& ws, std::span<const int32_t> tokens) {
-    const auto count = static_cast<int64_t>(tokens.size());
-    model_.forward(pass_, store_, ws, view_of(tokens.data(), {1, count}));
-    model_.carry_on(ws);
-    model_.last_logits(pass_, store_, ws, logits_);
-  }
-  static void copy_states(const Workspace& from, Workspace& to) {
-    for (size_t l = 0; l < from.entering.size(); ++l) {
-      for (size_t i = 0; i < from.entering[l].size(); ++i) {
-        const Tensor& source = from.entering[l][i];
-        std::copy_n(source.data, source.bytes(), to.entering[l][i].data);
-      }
-    }
+  SequencePlan plan(int64_t tokens, int ranks) const {
+    const int64_t leaf = std::max<int64_t>(1, pass_.leaf);
+    const int64_t share = std::min((tokens + ranks - 1) / ranks, kPromptSegment);
+    SequencePlan plan;
+    plan.model = step_.plan();
+    plan.model.tokens = tokens;
+    plan.model.leaf = pass_.leaf;
+    plan.model.tile = pass_.tile;
+    plan.segments = plan_segments(tokens, ranks, (share + leaf - 1) / leaf * leaf, 0, pass_.leaf);
+    plan.leaves = true;
+    return plan;
   }
 
   Pass pass_;
   const Model& model_;
   const ParamStore& store_;
-  Precision precision_;
-  std::unique_ptr<Workspace> step_;
+  Workspace step_;
   Buffer buffer_;
   Tensor logits_;
 };
+
+void Feed::prompt(std::span<const int32_t> tokens, Communicator& ranks) {
+  const auto count = static_cast<int64_t>(tokens.size());
+  SequenceRunner runner(model_, plan(count, ranks.size()), ranks, pass_.ops);
+  Batch batch;
+  batch.tokens = view_of(tokens.data(), {1, count});
+  runner.forward(pass_, store_, batch, {});
+  const SegmentPlan& segments = runner.plan().segments;
+  const int owner = segments.segment(segments.segments() - 1).owner;
+  const bool own = owner == ranks.rank();
+  if (own) runner.last_logits(pass_, store_, logits_);
+  Stream stream = pass_.stream;
+  const auto share = [&](const Tensor& t) {
+    if (ranks.size() > 1) ranks.broadcast(t, owner, stream)->wait();
+  };
+  share(logits_);
+  for (size_t l = 0; l < model_.layers(); ++l) {
+    for (size_t i = 0; i < step_.entering[l].size(); ++i) {
+      const Tensor& to = step_.entering[l][i];
+      if (own) std::copy_n(runner.leaving()[l][i].data, to.bytes(), to.data);
+      share(to);
+    }
+  }
+}
 
 }  // namespace
 
@@ -111,27 +122,34 @@ int32_t pick_token(const std::vector<double>& logits, double temperature, double
 }
 
 std::vector<double> logits_after(const Pass& pass, const Model& model, const ParamStore& store,
-                                 Precision precision, std::span<const int32_t> tokens) {
+                                 Precision precision, std::span<const int32_t> tokens,
+                                 Communicator& ranks) {
   require(!tokens.empty(), "logits need a token before them");
   Feed feed(pass, model, store, precision);
-  feed.run(tokens);
+  feed.prompt(tokens, ranks);
   return logits_as_double(feed.logits());
 }
 
-std::string generate_text(const Pass& pass, const Model& model, const ParamStore& store,
-                          Precision precision, const Tokenizer& tokenizer, std::string_view prompt,
-                          const SamplingOptions& options) {
+std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, std::string_view prompt,
+                                   bool begin_with_end_token, int64_t vocab) {
   std::vector<int32_t> tokens = tokenizer.encode(prompt);
-  if (options.begin_with_end_token || tokens.empty()) tokens.insert(tokens.begin(), kEndToken);
+  if (begin_with_end_token || tokens.empty()) tokens.insert(tokens.begin(), kEndToken);
   for (int32_t token : tokens) {
-    if (token >= model.config().vocab) {
+    if (token >= vocab) {
       throw InputError("the prompt has token " + std::to_string(token) +
-                       ", but the model's vocabulary ends at " +
-                       std::to_string(model.config().vocab - 1));
+                       ", but the model's vocabulary ends at " + std::to_string(vocab - 1));
     }
   }
+  return tokens;
+}
+
+std::string generate_text(const Pass& pass, const Model& model, const ParamStore& store,
+                          Precision precision, const Tokenizer& tokenizer,
+                          std::span<const int32_t> prompt, const SamplingOptions& options,
+                          Communicator& ranks) {
   Feed feed(pass, model, store, precision);
-  feed.run(tokens);
+  feed.prompt(prompt, ranks);
+  if (ranks.rank() != 0) return "";
   const Philox random(options.seed, "generate");
   std::vector<int32_t> out;
   for (int64_t i = 0; i < options.tokens; ++i) {
@@ -139,7 +157,7 @@ std::string generate_text(const Pass& pass, const Model& model, const ParamStore
                                      options.top_p, random.uniform(static_cast<uint64_t>(i)));
     if (token == kEndToken) break;
     out.push_back(token);
-    feed.run(std::span(&out.back(), 1));
+    feed.step(token);
   }
   return tokenizer.decode(out);
 }

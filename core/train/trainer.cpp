@@ -48,11 +48,12 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
   runner_ = std::make_unique<SequenceRunner>(
       *model_, plan_sequence(recipe, machine, mesh_, micro_batch_), *sequence_, *machine.ops);
   const int64_t passes = (share_.count() + micro_batch_ - 1) / micro_batch_;
-  loader_ = std::make_unique<BatchLoader>(*source_, passes * micro_batch_, recipe.train.context);
+  loader_ = std::make_unique<BatchLoader>(*source_, passes * micro_batch_, recipe.train.context,
+                                          recipe.data.reset_documents);
   optimizer_ = std::make_unique<Optimizer>(recipe.optimizer, *store_);
   if (validation_ != nullptr) {
-    evaluator_ =
-        std::make_unique<Evaluator>(*model_, *validation_, micro_batch_, recipe.train.context);
+    evaluator_ = std::make_unique<Evaluator>(*validation_, micro_batch_, recipe.train.context,
+                                             recipe.data.reset_documents);
   }
   scales_.resize(store_->size());
   samples_.resize(static_cast<size_t>(share_.count()));
@@ -211,7 +212,7 @@ std::optional<Totals> Trainer::evaluate() {
   if (evaluator_ == nullptr) return std::nullopt;
   const Share share =
       share_of(eval_samples(recipe_, *validation_), mesh_.data, mesh_.data_group(ranks_.rank()));
-  return evaluator_->run(pass_, *store_, *runner_, *tally_, share, leads(), ranks_);
+  return evaluator_->run(pass_, *store_, {*runner_, *tally_, share, leads()}, ranks_);
 }
 
 std::vector<Arena::Entry> Trainer::memory() const {

@@ -240,11 +240,13 @@ void Run::finish(const StepRow& last) {
   if (tokenizer->vocab() <= trainer_.model().config().vocab) {
     const std::string prompt = trainer_.source().prompt();
     end.sample_title = fmt::format("temperature {:g}", kSampleTemperature);
+    const auto tokens = encode_prompt(*tokenizer, prompt, true, trainer_.model().config().vocab);
     end.sample = prompt + generate_text(trainer_.pass(), trainer_.model(), trainer_.store(),
-                                        trainer_.precision(), *tokenizer, prompt,
+                                        trainer_.precision(), *tokenizer, tokens,
                                         {.tokens = kSampleTokens,
                                          .temperature = kSampleTemperature,
-                                         .seed = recipe().run.seed});
+                                         .seed = recipe().run.seed},
+                                        *make_self());
   }
   const std::string folder = setup_.folder->path();
   for (const std::string& line : held_out_lines()) {

@@ -19,6 +19,12 @@ inline constexpr double kBf16Output = 5e-3, kBf16Gradient = 1e-2;
 inline constexpr double kBf16RepeatedKeys = 5e-2;
 // Whole model in bf16: logits by norm, gradients by global norm and a tensor.
 inline constexpr double kBf16Logits = 2e-2, kBf16ModelGradient = 3e-2, kBf16TensorGradient = 1e-1;
+// A sequence in segments against the whole, in double: sums in another order, and maps of the state
+// that take it over a segment at once.
+inline constexpr double kSegmentsDouble = 1e-12;
+// The same in bf16: rounded in other places to 8 bits. All gradients as one vector; a tensor whose
+// sums cancel shows more (kBf16ModelGradient).
+inline constexpr double kSegmentsBf16 = 5e-3;
 // 40 AdamW steps in float32: every loss; every final tensor by norm (the sign-like first updates of
 // AdamW amplify rounding where a gradient is nearly zero).
 inline constexpr double kTrajectoryLoss = 3e-6, kTrajectoryTensor = 1e-3;

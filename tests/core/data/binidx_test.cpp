@@ -1,59 +1,19 @@
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <limits>
 #include <random>
 
 #include "core/data/binidx_index.h"
 #include "core/data/source.h"
+#include "core/data/token_stream.h"
 #include "tests/core/data/data_test_support.h"
+#include "tests/support/binidx_fields.h"
 
 namespace rwkv::testing {
 namespace {
 
-template <class T>
-void append(std::string& out, T value) {
-  char bytes[sizeof(T)];
-  std::memcpy(bytes, &value, sizeof(T));
-  out.append(bytes, sizeof(T));
-}
-
-// The fields of an index, to be bent before they are written.
-struct IndexFields {
-  std::string magic = std::string("MMIDIDX\0\0", 9);
-  uint64_t version = 1;
-  uint8_t type = 8;
-  std::vector<int32_t> sizes;
-  std::vector<int64_t> pointers;
-  std::vector<int64_t> documents;
-  uint64_t sequences = 0, entries = 0;
-
-  // One document a sequence.
-  IndexFields(uint8_t type_code, int64_t item, std::vector<int32_t> sequence_sizes)
-      : type(type_code), sizes(std::move(sequence_sizes)) {
-    int64_t at = 0;
-    for (const int32_t size : sizes) {
-      documents.push_back(static_cast<int64_t>(pointers.size()));
-      pointers.push_back(at);
-      at += size * item;
-    }
-    documents.push_back(static_cast<int64_t>(sizes.size()));
-    sequences = sizes.size();
-    entries = documents.size();
-  }
-
-  std::string bytes() const {
-    std::string out = magic;
-    append(out, version);
-    append(out, type);
-    append(out, sequences);
-    append(out, entries);
-    for (const int32_t size : sizes) append(out, size);
-    for (const int64_t pointer : pointers) append(out, pointer);
-    for (const int64_t document : documents) append(out, document);
-    return out;
-  }
-};
+using test::as_bin;
+using test::IndexFields;
 
 // Three sequences of u16, one of them empty: 12 tokens.
 IndexFields small_index() { return {8, 2, {5, 0, 7}}; }
@@ -63,13 +23,6 @@ BinidxIndex parse(const std::string& idx, int64_t bin_bytes) {
   // A copy of the exact length: a sanitizer sees reads beyond it.
   const std::vector<char> exact(idx.begin(), idx.end());
   return parse_binidx_index(std::as_bytes(std::span(exact)), bin_bytes, "x.idx");
-}
-
-template <class T>
-std::string as_bin(const std::vector<int64_t>& tokens) {
-  std::string out;
-  for (const int64_t token : tokens) append(out, static_cast<T>(token));
-  return out;
 }
 
 Recipe binidx_recipe(const std::string& prefix, int64_t context) {
@@ -261,6 +214,22 @@ TEST(BinidxSource, ValidationIsAnotherPrefixOrAFraction) {
   EXPECT_EQ(held_out->size(), 3);
   EXPECT_EQ(read_sample(*held_out, 0, 4).tokens, (std::vector<int32_t>{28, 29, 30, 31, 32}));
   EXPECT_EQ(make_eval_source(recipe, 100)->size(), 10);
+}
+
+TEST(Binidx, DocumentsStartWhereSequencesDo) {
+  const TempFolder folder;
+  folder.write("x.bin", as_bin<uint16_t>({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13}));
+  folder.write("x.idx", IndexFields(8, 2, {5, 0, 4, 1, 3}).bytes());
+  const auto stream = open_binidx(folder.path("x"), 20);
+  const std::vector<int32_t> all = {1, 0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 0, 0};
+  for (size_t begin = 0; begin <= all.size(); ++begin) {
+    for (size_t end = begin; end <= all.size(); ++end) {
+      std::vector<int32_t> got(end - begin, 7);
+      stream->read_starts(static_cast<int64_t>(begin), got);
+      EXPECT_EQ(got, std::vector<int32_t>(all.begin() + static_cast<std::ptrdiff_t>(begin),
+                                          all.begin() + static_cast<std::ptrdiff_t>(end)));
+    }
+  }
 }
 
 }  // namespace

@@ -229,5 +229,26 @@ TEST(WithCommas, GroupsByThree) {
   EXPECT_EQ(with_commas(-123), "-123");
 }
 
+TEST(TextSource, ADocumentStartsBehindAnEndToken) {
+  const TempFolder folder;
+  const auto stream = open_text(folder.write("a.txt", rising_bytes(6)), "bytes", 257);
+  std::vector<int32_t> starts(7, 9);  // the text and its end token
+  stream->read_starts(0, starts);
+  EXPECT_EQ(starts, (std::vector<int32_t>{1, 0, 0, 0, 0, 0, 0}));
+  starts.resize(3);
+  stream->read_starts(4, starts);
+  EXPECT_EQ(starts, (std::vector<int32_t>{0, 0, 0}));
+
+  const StreamSource source(open_text(folder.path("a.txt"), "bytes", 257), 3);
+  Sample sample(3);
+  SampleView view = sample.view();
+  std::vector<int32_t> of_sample(3, 9);
+  view.starts = of_sample;
+  source.read(1, view);
+  EXPECT_EQ(of_sample, (std::vector<int32_t>{0, 0, 0}));
+  source.read(0, view);
+  EXPECT_EQ(of_sample, (std::vector<int32_t>{1, 0, 0}));
+}
+
 }  // namespace
 }  // namespace rwkv::testing

@@ -57,6 +57,33 @@ TEST_F(BatchLoaderTest, RowsBehindTheLastSampleWeighNothing) {
   EXPECT_EQ(loader.weight(), 6);
 }
 
+// Starts at every input whose token is even.
+class EvenStarts final : public SampleSource {
+ public:
+  int64_t size() const override { return 10; }
+  double read(int64_t index, const SampleView& view) const override {
+    const double nats = counting_.read(index, view);
+    for (size_t t = 0; t < view.starts.size(); ++t) view.starts[t] = 1 - view.tokens[t] % 2;
+    return nats;
+  }
+  std::string describe() const override { return "even"; }
+
+ private:
+  CountingSource counting_{10};
+};
+
+TEST(BatchLoader, SaysWhereDocumentsStart) {
+  const EvenStarts source;
+  BatchLoader loader(source, 3, kContext, true);
+  Totals totals(2);
+  loader.load({7, 2, 5}, totals);
+  loader.load({7, 2}, totals);
+  EXPECT_EQ(ints(loader.batch(1, 2).starts), (std::vector<int32_t>{1, 0, 1, 0, 0, 0, 0, 0}));
+  BatchLoader without(source, 3, kContext);
+  without.load({7}, totals);
+  EXPECT_TRUE(without.batch(0, 1).starts.empty());
+}
+
 TEST_F(BatchLoaderTest, ABatchBeyondItsRoomIsAnError) {
   const BatchLoader loader(source_, 4, kContext);
   EXPECT_THROW(loader.batch(3, 2), Error);

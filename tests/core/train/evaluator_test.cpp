@@ -33,9 +33,15 @@ class EvaluatorTest : public testing::Test {
 
   Totals run(Communicator& comm, const SampleSource& source, int64_t count, int64_t micro_batch,
              const Evaluator::Visit& visit = {}) const {
-    Workspace ws(*model_, {kDouble, micro_batch, kContext, 1, false, false});
-    Evaluator evaluator(*model_, source, micro_batch, kContext);
-    return evaluator.run({{1}, reference_backend()}, *store_, ws, count, comm, {}, visit);
+    const SequencePlan plan{
+        {kDouble, micro_batch, kContext, 1, false, false}, plan_segments(kContext, 1, 0, 0, 0), {}};
+    const auto self = make_self();
+    SequenceRunner runner(*model_, plan, *self, reference_backend());
+    Tally tally(micro_batch, kContext, true, 0, *self);
+    const Share share = share_of(count, comm.size(), comm.rank());
+    Evaluator evaluator(source, micro_batch, kContext);
+    return evaluator.run({{1}, reference_backend()}, *store_, {runner, tally, share, true}, comm,
+                         visit);
   }
 
   std::unique_ptr<Model> model_;
@@ -47,9 +53,10 @@ TEST_F(EvaluatorTest, ReadsEachSampleOnceInOrder) {
     const CountingSource source(10, kVocab);
     std::vector<std::pair<int64_t, int64_t>> visits;
     const auto self = make_self();
-    const Totals totals = run(*self, source, 7, micro_batch, [&](int64_t first, int64_t count) {
-      visits.emplace_back(first, count);
-    });
+    const Totals totals = run(*self, source, 7, micro_batch,
+                              [&](int64_t first, int64_t count, const SequenceRunner::Result&) {
+                                visits.emplace_back(first, count);
+                              });
     EXPECT_EQ(source.reads(), (std::vector<int>{1, 1, 1, 1, 1, 1, 1, 0, 0, 0})) << micro_batch;
     int64_t next = 0;
     for (const auto& [first, count] : visits) {
@@ -91,17 +98,13 @@ TEST_F(EvaluatorTest, EachSampleStartsFromAnEmptyState) {
   const CountingSource source(10, kVocab);
   const auto self = make_self();
   std::vector<double> alone, together;
-  Workspace ws(*model_, {kDouble, 1, kContext, 1, false, false});
-  Evaluator evaluator(*model_, source, 1, kContext);
-  const Pass pass{{1}, reference_backend()};
-  const auto keep = [&](std::vector<double>& to) {
-    return [&](int64_t, int64_t) { to.push_back(doubles(ws.loss)[3]); };
+  const auto keep = [](std::vector<double>& to) {
+    return [&](int64_t, int64_t, const SequenceRunner::Result& result) {
+      to.push_back(doubles(result.loss)[3]);
+    };
   };
-  evaluator.run(pass, *store_, ws, 1, *self, {}, keep(alone));
-  for (const auto& layer : ws.entering) {  // as a workspace that was used for something else
-    for (const Tensor& t : layer) assign(t, normals("state", t.elements()));
-  }
-  evaluator.run(pass, *store_, ws, 2, *self, {}, keep(together));
+  run(*self, source, 1, 1, keep(alone));
+  run(*self, source, 2, 1, keep(together));
   ASSERT_EQ(together.size(), 2u);
   EXPECT_EQ(together[0], alone[0]);
   EXPECT_NE(together[0], together[1]);

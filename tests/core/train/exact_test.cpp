@@ -1,11 +1,15 @@
 // parallel.reduction: exact. Losses, gradient norms and weights have the same bits for every number
 // of ranks, micro-batch and number of threads.
 #include <gtest/gtest.h>
+#include <stdlib.h>
 
+#include <filesystem>
+#include <fstream>
 #include <mutex>
 #include <random>
 
 #include "tests/core/train/train_test_support.h"
+#include "tests/support/binidx_fields.h"
 
 namespace rwkv {
 namespace {
@@ -110,9 +114,11 @@ TEST_P(Exact, TwentyRandomLayouts) {
 }
 
 // Sequences over ranks and in chunks: every exchange, stash and mesh.
-TEST_P(Exact, EverySplitOfASequence) {
-  const auto given =
-      with({"train.batch=2", "train.context=72", "parallel.leaf=16", "parallel.tile=8"});
+void expect_every_split(std::vector<std::string> given) {
+  for (const char* key :
+       {"train.batch=2", "train.context=72", "parallel.leaf=16", "parallel.tile=8"}) {
+    given.emplace_back(key);
+  }
   const Trained want = train(given, {}, 3);
   struct Split {
     int ranks, sequence;
@@ -138,6 +144,29 @@ TEST_P(Exact, EverySplitOfASequence) {
                                     << ", " << split.exchange << ", " << split.stash);
     expect_same_bits(train(split_up, {split.ranks}, 3), want, {split.ranks});
   }
+}
+
+TEST_P(Exact, EverySplitOfASequence) { expect_every_split(with({})); }
+
+// Documents that start at an edge of a segment, beside it and anywhere, each from an empty state.
+TEST_P(Exact, EverySplitOfPackedDocuments) {
+  char folder[] = "/tmp/rwkv-packed-XXXXXX";
+  ASSERT_NE(mkdtemp(folder), nullptr);
+  const std::string prefix = std::string(folder) + "/packed";
+  const std::vector<int32_t> sizes = {15, 1, 16, 1, 20, 19, 3, 1, 1, 70, 40, 30, 100, 60};
+  std::vector<int64_t> tokens;
+  for (const int32_t size : sizes) {
+    for (int32_t i = 0; i < size; ++i) tokens.push_back((i * i + size) % 50);
+  }
+  std::ofstream(prefix + ".bin", std::ios::binary) << as_bin<uint16_t>(tokens);
+  std::ofstream(prefix + ".idx", std::ios::binary) << IndexFields(8, 2, sizes).bytes();
+  const auto packed = [&](const char* resets) {
+    return with({"data.source=binidx", "data.path=" + prefix, "data.validation=0.2",
+                 "data.sampler=sequential", std::string("data.reset_documents=") + resets});
+  };
+  expect_every_split(packed("true"));
+  EXPECT_NE(train(packed("true"), {}, 2).hash, train(packed("false"), {}, 2).hash);
+  std::filesystem::remove_all(folder);
 }
 
 TEST_P(Exact, IsCloseToFast) {

@@ -86,8 +86,15 @@ class Generator : public testing::Test {
     model_->last_logits(pass_, *store_, ws, logits.view());
     return logits.copy();
   }
-  std::string text(const std::string& prompt, const SamplingOptions& options) const {
-    return generate_text(pass_, *model_, *store_, kDouble, *tokenizer_, prompt, options);
+  std::string text(const std::string& prompt, const SamplingOptions& options,
+                   bool begin_with_end_token = true) const {
+    const auto tokens =
+        encode_prompt(*tokenizer_, prompt, begin_with_end_token, model_->config().vocab);
+    return generate_text(pass_, *model_, *store_, kDouble, *tokenizer_, tokens, options,
+                         *make_self());
+  }
+  std::vector<double> after(const std::vector<int32_t>& tokens) const {
+    return logits_after(pass_, *model_, *store_, kDouble, tokens, *make_self());
   }
 
   std::unique_ptr<Tokenizer> tokenizer_ = make_tokenizer("bytes");
@@ -100,12 +107,12 @@ TEST_F(Generator, APromptInPiecesGivesTheLogitsOfOnePiece) {
   const Philox random(1, "prompt");
   std::vector<int32_t> tokens;
   std::vector<double> before;
-  for (int64_t length : {1, 2, 3, 511, 512, 513, 514, 1024, 1025, 1100}) {
+  for (int64_t length : {1, 2, 511, 512, 513, 4095, 4096, 4097, 4700}) {
     while (static_cast<int64_t>(tokens.size()) < length) {
       tokens.push_back(static_cast<int32_t>(random.below(257, tokens.size())));
     }
     const std::vector<double> want = in_one_piece(tokens);
-    const std::vector<double> got = logits_after(pass_, *model_, *store_, kDouble, tokens);
+    const std::vector<double> got = after(tokens);
     EXPECT_LT(distance(got, want), 1e-12) << length;
     if (!before.empty()) {
       EXPECT_GT(distance(want, before), 1e-3) << length;
@@ -114,12 +121,34 @@ TEST_F(Generator, APromptInPiecesGivesTheLogitsOfOnePiece) {
   }
 }
 
+TEST_F(Generator, RanksShareAPrompt) {
+  std::vector<int32_t> tokens(700);
+  for (size_t t = 0; t < tokens.size(); ++t) tokens[t] = static_cast<int32_t>(1 + t * t % 256);
+  const std::vector<double> want = after(tokens);
+  const SamplingOptions options{.tokens = 9, .temperature = 0};
+  const std::string text =
+      generate_text(pass_, *model_, *store_, kDouble, *tokenizer_, tokens, options, *make_self());
+  Pass folded = pass_;
+  folded.leaf = folded.tile = 128;
+  for (int ranks : {2, 3, 8}) {
+    run_local(ranks, [&](Communicator& comm) {
+      for (const Pass& pass : {pass_, folded}) {
+        const auto got = logits_after(pass, *model_, *store_, kDouble, tokens, comm);
+        EXPECT_LT(distance(got, want), 1e-12) << ranks;
+        const std::string same =
+            generate_text(pass, *model_, *store_, kDouble, *tokenizer_, tokens, options, comm);
+        EXPECT_EQ(same, comm.rank() == 0 ? text : "");
+      }
+    });
+  }
+}
+
 // What was seen long before still counts: the state is carried over the pieces.
 TEST_F(Generator, TheFirstPieceIsRemembered) {
-  std::vector<int32_t> tokens(600, 98);
-  const std::vector<double> a = logits_after(pass_, *model_, *store_, kDouble, tokens);
-  for (size_t t = 0; t < 512; ++t) tokens[t] = 99;
-  EXPECT_GT(distance(logits_after(pass_, *model_, *store_, kDouble, tokens), a), 1e-9);
+  std::vector<int32_t> tokens(4200, 98);
+  const std::vector<double> a = after(tokens);
+  for (size_t t = 0; t < 4096; ++t) tokens[t] = 99;
+  EXPECT_GT(distance(after(tokens), a), 1e-9);
 }
 
 TEST_F(Generator, EachTokenFollowsFromAllBefore) {
@@ -145,7 +174,7 @@ TEST_F(Generator, SeedsAndOptionsDecideTheText) {
 
 TEST_F(Generator, AnEmptyPromptStartsFromTheEndToken) {
   const std::string with = text("", {.tokens = 8, .temperature = 0});
-  EXPECT_EQ(text("", {.tokens = 8, .temperature = 0, .begin_with_end_token = false}), with);
+  EXPECT_EQ(text("", {.tokens = 8, .temperature = 0}, false), with);
 }
 
 TEST_F(Generator, StopsAtTheEndToken) {
@@ -161,12 +190,8 @@ TEST_F(Generator, StopsAtTheEndToken) {
 }
 
 TEST_F(Generator, TokensOutsideTheVocabularyAreRefused) {
-  ModelConfig config = model_->config();
-  config.vocab = 100;
-  const Model small(config);
-  const ParamStore store(small.params(), kDouble, false);
   try {
-    generate_text(pass_, small, store, kDouble, *tokenizer_, "ab\x7f", {.tokens = 1});
+    encode_prompt(*tokenizer_, "ab\x7f", true, 100);
     FAIL() << "token 128 was accepted";
   } catch (const InputError& error) {
     EXPECT_NE(std::string(error.what()).find("token 128"), std::string::npos) << error.what();
