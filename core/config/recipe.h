@@ -36,8 +36,9 @@ struct ModelConfig {
 };
 
 struct DataConfig {
-  std::string source = "skills";    // skills | reverse | mqar | parity | text | jsonl | binidx
-  std::string path;                 // resolved: absolute, or relative to the working directory
+  std::string source =
+      "skills";      // skills | reverse | needle | mqar | parity | text | jsonl | binidx
+  std::string path;  // resolved: absolute, or relative to the working directory
   std::string tokenizer = "bytes";  // bytes | world:PATH (PATH resolved like `path`)
   std::string sampler = "shuffle";  // shuffle | sequential | rwkv_lm
   bool reset_documents = false;

@@ -11,6 +11,7 @@
 
 #include "core/base/error.h"
 #include "core/base/rng.h"
+#include "core/data/needle.h"
 #include "core/data/sample_writer.h"
 
 namespace rwkv {
@@ -31,6 +32,8 @@ constexpr double kReverseChance = (0.1 + 0.01 + 0.01 + 0.001) / 4;
 // Whoever guesses without looking at who is asked for is right for one person at most, and all are
 // asked for equally often.
 constexpr double kRecallChance = 1.0, kPairChance = 1.0 / 2, kWhereChance = 1.0 / 4;
+
+constexpr double kDigitChance = 0.1;
 
 constexpr size_t kMaxPeople = 4;
 // By the number of people, less one. Three are there to bridge the step from two to four.
@@ -167,7 +170,7 @@ struct Generator {
 };
 
 const Generator* find_generator(std::string_view name) {
-  static const std::array<Generator, 2> kGenerators = {{
+  static const std::array<Generator, 3> kGenerators = {{
       {"skills",
        "skills mix",
        "Ann is in Rome. Ben is in Oslo. Where is Ben? Oslo. Ann? Rome. Ann went to Cork. Where is "
@@ -181,6 +184,12 @@ const Generator* find_generator(std::string_view name) {
        fill_reverse,
        {"reverse"},
        {kReverseChance}},
+      {"needle",
+       "facts at the start, questions to the end",
+       "A7 B2 C9 D4. B?2 A?7 C?9 birds sing. a cat sat. D?",
+       fill_needle,
+       {"near", "far", "needle"},
+       {kDigitChance, kDigitChance, kDigitChance}},
   }};
   const auto found = std::ranges::find(kGenerators, name, &Generator::name);
   return found == kGenerators.end() ? nullptr : &*found;

@@ -12,8 +12,9 @@ namespace rwkv {
 
 bool is_generator(std::string_view name);
 
-// "skills" or "reverse". Sample n depends on (name, seed, n) alone; a shorter context gives a
-// prefix of it. read() allocates nothing. Throws InputError when `vocab` cannot hold every byte.
+// "skills", "reverse" or "needle". Sample n depends on (name, seed, n) alone; a shorter context
+// gives a prefix of it, but of needle, whose last question stands at the end. read() allocates
+// nothing. Throws InputError when `vocab` cannot hold every byte.
 //
 // reverse: lines "40917 reversed is 71904.", 3 to 6 digits, each length equally likely.
 // skills:  those lines in turn with stories of 1 to 4 people, each size equally likely. All are
@@ -23,6 +24,8 @@ bool is_generator(std::string_view name);
 //          >= 367 every sample holds a story and a reversal whole. A story of two begins:
 //            Ann is in Rome. Ben is in Oslo. Where is Ben? Oslo. Ann? Rome. Ann went to Cork. Where
 //            is Ann? Cork. Ann? Cork.
+//
+// needle: core/data/needle.h; each skill's chance is 1/10 for who has forgotten the facts.
 //
 // Skills and their chance. All people of a story are asked for equally often; its chance is that of
 // the best guess that does not look at who is asked for, such as the last town mentioned.

@@ -38,14 +38,14 @@ void SampleWriter::say(std::string_view text) {
   if (text.empty() || full()) return;
   nats_ += pending_;
   pending_ = 0;
-  const size_t fits = std::min(text.size(), view_.tokens.size() - used_);
+  const size_t fits = std::min(text.size(), left());
   for (const char c : text.substr(0, fits)) {
     view_.tokens[used_++] = static_cast<unsigned char>(c) + 1;
   }
 }
 
 void SampleWriter::answer(std::string_view text, int32_t skill) {
-  if (text.size() <= view_.tokens.size() - used_) {
+  if (text.size() <= left()) {
     // Token i is target i - 1.
     std::ranges::fill(view_.question.subspan(used_ - 1, text.size()), questions_++);
     std::ranges::fill(view_.skill.subspan(used_ - 1, text.size()), skill);

@@ -21,7 +21,9 @@ class SampleWriter {
   SampleWriter(const Philox& random, int64_t index, const SampleView& view);
 
   // All context + 1 tokens are there; what is said from here on is dropped and costs nothing.
-  bool full() const { return used_ == view_.tokens.size(); }
+  bool full() const { return left() == 0; }
+  // Tokens that still fit.
+  size_t left() const { return view_.tokens.size() - used_; }
 
   // One of `options` >= 1 equally likely outcomes, counted from 0.
   int choose(int options);

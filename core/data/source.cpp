@@ -19,8 +19,8 @@ std::shared_ptr<const TokenStream> open_stream(const Recipe& recipe, const std::
   const DataConfig& data = recipe.data;
   if (data.source == "text") return open_text(path, data.tokenizer, vocab);
   if (data.source == "binidx") return open_binidx(path, vocab);
-  throw InputError(
-      fmt::format("data.source: expected skills, reverse, text or binidx, got '{}'", data.source));
+  throw InputError(fmt::format(
+      "data.source: expected skills, reverse, needle, text or binidx, got '{}'", data.source));
 }
 
 // data.validation as a fraction; nothing when it is "none" or a path.

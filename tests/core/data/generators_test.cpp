@@ -41,7 +41,7 @@ TEST(Generators, LargeIndicesAreSamplesOfTheirOwn) {
 }
 
 TEST(Generators, SampleStartsWithTheEndTokenAndEveryTargetWeighsOne) {
-  for (const char* name : {"skills", "reverse"}) {
+  for (const char* name : {"skills", "reverse", "needle"}) {
     const auto source = make_generator(name, 3, kVocab);
     for (int64_t context : {1, 2, 3, 31, 256}) {
       const Sample sample = read_sample(*source, 5, context);
@@ -112,6 +112,42 @@ TEST(Generators, GradedTargetsAreTheRightAnswersThatLieWhollyInTheWindow) {
     }
     EXPECT_EQ(met.size(), source->skills().size()) << "a skill is never asked for";
   }
+}
+
+// Facts first; every answer is the fact's digit; where questions stand tells their skill.
+TEST(Generators, NeedleAsksForFactsNearFarAndAtTheEnd) {
+  const auto source = make_generator("needle", 5, kVocab);
+  for (int64_t index = 0; index < 40; ++index) {
+    const int64_t context = index < 20 ? 2048 : 300 + 37 * index;
+    const Sample sample = read_sample(*source, index, context);
+    const std::string text = sample.text();
+    std::map<char, char> fact;
+    for (size_t i = 0; i < 4; ++i) fact[text[3 * i]] = text[3 * i + 1];
+    ASSERT_EQ(fact.size(), 4u);
+    std::array<int, 3> asked{};
+    std::set<char> later;
+    for (const Graded& question : graded(sample)) {
+      ASSERT_EQ(text[question.begin - 1], '?');
+      const char letter = text[question.begin - 2];
+      EXPECT_EQ(question.answer, std::string(1, fact.at(letter)));
+      ++asked.at(static_cast<size_t>(question.skill));
+      const auto at = 8 * static_cast<int64_t>(question.begin) / context;
+      if (question.skill == 0) {
+        EXPECT_LE(at, 1);
+      } else {
+        EXPECT_GE(at, 2);
+        later.insert(letter);
+      }
+      if (question.skill == 2) {
+        EXPECT_EQ(question.begin + 1, text.size());
+      }
+    }
+    EXPECT_GT(asked[0], 4);
+    EXPECT_EQ(asked[1], 3);
+    EXPECT_EQ(asked[2], 1);
+    EXPECT_EQ(later.size(), 4u) << "an answer is repeated, and need not be kept";
+  }
+  for (int64_t context = 1; context < 60; ++context) read_sample(*source, 1, context);
 }
 
 // The longest story, of four people, and a reversal of six digits: 340 + 27 bytes.
