@@ -2,6 +2,9 @@
 #include <fmt/format.h>
 #include <sys/resource.h>
 
+#include <algorithm>
+#include <numeric>
+
 #include "core/config/load.h"
 #include "core/data/source.h"
 #include "core/plan/mesh_shape.h"
@@ -40,34 +43,47 @@ std::string memory_text(const Recipe& recipe, const Machine& machine, const Mode
                             "baseline", human_bytes(usage.ru_maxrss * int64_t{1024}));
 }
 
+// Sequences that a data group runs in a step, those that fill up its last micro-batch included.
+std::vector<int64_t> sequences_run(const Recipe& recipe, const MeshShape& mesh) {
+  std::vector<int64_t> run;
+  for (int group = 0; group < mesh.data; ++group) {
+    const int64_t count = share_of(recipe.train.batch, mesh.data, group).count();
+    const int64_t rows = plan_micro_batch(recipe, count, mesh.sequence);
+    run.push_back((count + rows - 1) / rows * rows);
+  }
+  return run;
+}
+
 // How sequences are cut up, what crosses the edges, and what that costs.
-std::string sequence_text(const Recipe& recipe, const SequenceRunner& runner,
-                          int64_t micro_passes) {
+std::string sequence_text(const Recipe& recipe, const MeshShape& mesh, const Model& model,
+                          const SequenceRunner& runner) {
   const SequencePlan& plan = runner.plan();
   const SegmentPlan& segments = plan.segments;
-  std::string text;
-  if (plan.whole()) {
-    text = "sequence whole, on one rank\n";
-  } else {
-    const bool talks = plan.handing.state;
-    const std::string_view kind = exchange_kind(plan.exchange, segments.ranks);
-    const ExchangeLayout layout = runner.exchange_layout();
-    // Truncated gradients send forward alone: half of it.
-    const int64_t ways = plan.handing.gradient ? 2 : 1;
-    const int64_t reruns = plan.handing.gradient && plan.blocks() > 1 ? 1 : 0;
-    const int64_t both = exchange_bytes(kind, layout, segments.ranks);
-    const int64_t bytes =
-        (both / 2 * ways + both / 2 * reruns) * layout.layers * segments.groups() * micro_passes;
-    const int64_t steps = exchange_latency(kind, segments.ranks) / 2 * ways * layout.layers *
-                          segments.groups() * micro_passes;
+  std::string text = "sequence whole, on one rank\n";
+  if (!plan.whole()) {
+    const ExchangeLayout layout = exchange_layout(plan, model.config());
+    Traffic most;
+    int64_t all = 0;
+    for (int rank = 0; rank < segments.ranks; ++rank) {
+      const Traffic traffic = plan_traffic(plan, layout, rank);
+      most = {std::max(most.bytes, traffic.bytes), traffic.messages};
+      all += traffic.bytes;
+    }
+    const std::vector<int64_t> run = sequences_run(recipe, mesh);
+    const int64_t rows = plan.model.batch;
+    const int64_t most_run = *std::ranges::max_element(run);
+    all = all / rows * std::accumulate(run.begin(), run.end(), int64_t{0});
     text = fmt::format(
         "sequence {} segments of {} tokens (overlap {}) in {} groups of {}; gradient {}, hand-off "
         "{}\n",
         segments.segments(), segments.chunk, segments.overlap, segments.groups(), segments.ranks,
         recipe.train.gradient, recipe.train.handoff);
-    text +=
-        fmt::format("sent     {} a rank and step (states and halos, {}), {} messages in a row\n",
-                    human_bytes(talks ? bytes : 0), talks ? kind : "none", talks ? steps : 0);
+    text += fmt::format(
+        "sent     {} a rank and step, {} bytes in all (states and rows, {}), {} messages in a "
+        "row\n",
+        human_bytes(most.bytes * most_run / rows), all,
+        plan.handing.state ? exchange_kind(plan.exchange, segments.ranks) : "none",
+        most.messages * most_run / rows);
   }
   text += fmt::format("stash    {} a rank ({})\n", human_bytes(runner.stash_bytes()),
                       plan.whole() ? "the sequence is one segment" : plan.stash);
@@ -105,7 +121,7 @@ std::string plan_text(const Recipe& recipe, const Machine& machine, const Model&
                       flops * static_cast<double>(tokens * recipe.train.steps));
   text += fmt::format("sent     {} a rank and step (gradients)\n",
                       human_bytes(static_cast<int64_t>(sent)));
-  text += sequence_text(recipe, runner, passes);
+  text += sequence_text(recipe, mesh, model, runner);
   text += fmt::format("compute  {} · {} · {} thread{} a rank\n", machine.precision_name,
                       machine.numerics, machine.threads, machine.threads == 1 ? "" : "s");
   if (!machine.note.empty()) text += "note     " + machine.note + "\n";

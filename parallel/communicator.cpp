@@ -55,7 +55,7 @@ std::unique_ptr<Ticket> Communicator::all_reduce(Tensor inout, Reduce how, Strea
   if (!can_reduce(inout.dtype)) {
     refuse("all_reduce", fmt::format("{} is not one of f64, f32, i64, i32", name_of(inout.dtype)));
   }
-  record_operation();
+  record_operation(2 * (size() - 1) * inout.bytes() / size());
   return do_all_reduce(inout, how, stream);
 }
 
@@ -74,14 +74,14 @@ std::unique_ptr<Ticket> Communicator::all_gather(ConstTensor shard, Tensor whole
   if (overlap(shard, whole) && shard.data != whole.data + rank() * shard.bytes()) {
     refuse("all_gather", "shard overlaps whole elsewhere than at this rank's place");
   }
-  record_operation();
+  record_operation((size() - 1) * shard.bytes());
   return do_all_gather(shard, whole, stream);
 }
 
 std::unique_ptr<Ticket> Communicator::broadcast(Tensor inout, int root, Stream& stream) {
   check_tensor("broadcast", "the tensor", inout);
   check_rank("broadcast", "root", root, size());
-  record_operation();
+  record_operation((rank() + 1) % size() == root ? 0 : inout.bytes());
   return do_broadcast(inout, root, stream);
 }
 
@@ -106,7 +106,7 @@ std::unique_ptr<Ticket> Communicator::shift(ConstTensor out, int to, Tensor in, 
     refuse("shift", fmt::format("out is {} {}, in is {} {}", name_of(out.dtype),
                                 to_string(out.shape), name_of(in.dtype), to_string(in.shape)));
   }
-  record_operation();
+  record_operation(to == kNoRank || to == rank() ? 0 : out.bytes());
   if (to == rank()) {
     if (out.bytes() > 0) std::memcpy(in.data, out.data, static_cast<size_t>(out.bytes()));
     return std::make_unique<DoneTicket>();

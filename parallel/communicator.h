@@ -66,10 +66,17 @@ class Communicator {
 
   // Operations begun on this communicator by this rank, barriers and splits included.
   uint64_t operations() const { return operations_; }
+  // Bytes that this rank has sent in them, as rings do it: an all-reduce passes 2 (n - 1) / n of
+  // the tensor on, a gather n - 1 shards, a broadcast the tensor on all ranks but one; a shift
+  // sends to others what it is given.
+  int64_t sent_bytes() const { return sent_bytes_; }
 
  protected:
   // Every operation passes here once its arguments are found good, before it starts.
-  void record_operation() { ++operations_; }
+  void record_operation(int64_t sent_bytes = 0) {
+    ++operations_;
+    sent_bytes_ += sent_bytes;
+  }
 
  private:
   virtual std::unique_ptr<Ticket> do_all_reduce(Tensor, Reduce, Stream&) = 0;
@@ -80,6 +87,7 @@ class Communicator {
   friend HostPlace host_place(Communicator&);
 
   uint64_t operations_ = 0;
+  int64_t sent_bytes_ = 0;
 };
 
 // One rank, no library.

@@ -129,19 +129,9 @@ std::unique_ptr<StateExchange> make_exchange(std::string_view kind, Communicator
   throw Error("internal: no exchange '" + std::string(chosen) + "'");
 }
 
-int64_t exchange_bytes(std::string_view kind, const ExchangeLayout& layout, int ranks) {
-  if (ranks == 1) return 0;
-  const int64_t halos = int64_t{2} * kHalos * layout.batch * layout.width * bytes_of(layout.acc);
-  if (exchange_kind(kind, ranks) == "ring") {
-    return halos + 2 * layout.state().elements() * bytes_of(layout.acc);
-  }
-  // (M, B) forward and (M, C) backward, each passed on P - 1 times.
-  return halos + 4 * (ranks - 1) * layout.maps(layout.tiles).elements() * bytes_of(layout.acc);
-}
-
 int64_t exchange_latency(std::string_view kind, int ranks) {
   if (ranks == 1) return 0;
-  return 2 * kHalos + 2 * (exchange_kind(kind, ranks) == "ring" ? ranks - 1 : 1);
+  return kHalos + (exchange_kind(kind, ranks) == "ring" ? ranks - 1 : 1);
 }
 
 }  // namespace rwkv

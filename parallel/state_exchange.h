@@ -118,10 +118,7 @@ std::unique_ptr<StateExchange> make_exchange(std::string_view kind, Communicator
                                              const Backend&, const ExchangeLayout&, Arena&);
 std::string_view exchange_kind(std::string_view kind, int ranks);
 
-// Bytes that one rank in the middle of a full group sends for one layer of one group, forward and
-// backward, states and halos (a gather counts what a ring algorithm passes on).
-int64_t exchange_bytes(std::string_view kind, const ExchangeLayout&, int ranks);
-// Messages that must follow one another for one layer, forward and backward.
+// Messages that must follow one another for one layer of one group, forward or backward.
 int64_t exchange_latency(std::string_view kind, int ranks);
 
 }  // namespace rwkv

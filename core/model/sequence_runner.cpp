@@ -1,7 +1,6 @@
 #include "core/model/sequence_runner.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 namespace rwkv {
@@ -21,18 +20,6 @@ void cut_columns(const ConstTensor& from, int64_t begin, int64_t end, const Tens
 }
 
 }  // namespace
-
-int64_t SequencePlan::block() const {
-  const int64_t groups = segments.groups();
-  if (!handing.gradient || !model.backward) return 1;  // nothing is run again
-  if (stash != "sqrt") return groups;
-  return static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(groups))));
-}
-
-int SequencePlan::forward_passes() const {
-  if (!handing.gradient || segments.groups() == 1) return 1;
-  return blocks() == 1 ? 2 : 3;
-}
 
 SequenceRunner::SequenceRunner(const Model& model, const SequencePlan& plan, Communicator& sequence,
                                const Backend& ops, bool with_memory)
@@ -94,7 +81,8 @@ void SequenceRunner::bind(Arena& arena) {
   for (int64_t i = 0; i < plan_.block(); ++i) slots_.push_back(take_states(arena, "stash"));
   if (plan_.handing.state) {
     const int64_t stashed = arena.peak();
-    exchange_ = make_exchange(plan_.exchange, sequence_, ops_, exchange_layout(), arena);
+    exchange_ = make_exchange(plan_.exchange, sequence_, ops_,
+                              exchange_layout(plan_, model_.config()), arena);
     const int64_t exchanging = arena.peak();
     snapshots_ =
         arena.take("stash", DType::kU8, {keeps ? plan_.blocks() - 1 : 0, exchange_->carry_bytes()});
@@ -119,17 +107,6 @@ void SequenceRunner::bind(Arena& arena) {
         arena.take("tokens", DType::kI32, shape), arena.take("tokens", DType::kI32, shape),
         arena.take("tokens", DType::kF32, shape), arena.take("tokens", DType::kI32, shape)};
   }
-}
-
-ExchangeLayout SequenceRunner::exchange_layout() const {
-  const ModelPlan& m = plan_.model;
-  const ModelConfig& config = model_.config();
-  return {config.layers,
-          m.batch,
-          config.width,
-          config.head_size,
-          m.tile > 0 ? wkv7_tiles(plan_.segments.chunk, m.tile) : 1,
-          m.precision.accumulate};
 }
 
 SequenceRunner::States SequenceRunner::take_states(Arena& arena, std::string_view name) const {
@@ -278,6 +255,13 @@ void SequenceRunner::run_block(const Pass& pass, const ParamStore& store, const 
 
 void SequenceRunner::forward_backward(const Pass& pass, const ParamStore& store, const Batch& batch,
                                       double l2wrap, const Visit& visit) {
+  const int64_t before = sequence_.sent_bytes();
+  run_both(pass, store, batch, l2wrap, visit);
+  sent_bytes_ += sequence_.sent_bytes() - before;
+}
+
+void SequenceRunner::run_both(const Pass& pass, const ParamStore& store, const Batch& batch,
+                              double l2wrap, const Visit& visit) {
   const int64_t blocks = plan_.blocks();
   begin_sequence();
   if (!plan_.handing.gradient) {  // no gradient crosses an edge: each group is done with at once

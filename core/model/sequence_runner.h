@@ -11,28 +11,9 @@
 #include <memory>
 #include <string>
 
-#include "core/model/model.h"
-#include "core/plan/segment_plan.h"
+#include "core/model/sequence_plan.h"
 
 namespace rwkv {
-
-struct SequencePlan {
-  ModelPlan
-      model;  // of whole sequences: batch and tokens those of a micro-batch; edges are not read
-  SegmentPlan segments;
-  Handing handing;
-  std::string exchange = "auto";  // parallel.exchange
-  std::string stash = "all";      // train.stash
-  bool enters = false;            // a state enters the sequence: of hand-off state, overlap < chunk
-  bool leaves = false;            // the state behind the last token is wanted
-
-  bool whole() const { return segments.ranks == 1 && segments.segments() == 1 && !enters; }
-  // Groups whose boundaries are stashed at a time; the blocks of that many groups.
-  int64_t block() const;
-  int64_t blocks() const { return (segments.groups() + block() - 1) / block(); }
-  // Forward passes over all tokens that a step takes (without recomputation in blocks).
-  int forward_passes() const;
-};
 
 class SequenceRunner {
  public:
@@ -73,11 +54,11 @@ class SequenceRunner {
   // plan().leaves: after a pass, on the rank of the last segment.
   const States& leaving() const;
 
+  // Bytes that this rank has sent for segments' states, rows and their gradients.
+  int64_t sent_bytes() const { return sent_bytes_; }
   // How the planned bytes are used.
   const std::vector<Arena::Entry>& entries() const { return entries_; }
   int64_t stash_bytes() const { return stash_bytes_; }
-  // What is exchanged in each layer of each group; nothing when `plan().handing` says so.
-  ExchangeLayout exchange_layout() const;
 
  private:
   // The tokens of one segment, contiguous.
@@ -91,6 +72,7 @@ class SequenceRunner {
   States take_states(Arena&, std::string_view name) const;
   bool exchanges() const { return exchange_ != nullptr; }
   void begin_sequence();
+  void run_both(const Pass&, const ParamStore&, const Batch&, double l2wrap, const Visit&);
   void begin_group(int64_t group);
   Workspace& enter(const Segment&, int64_t slot);
   Batch cut(const Segment&, const Batch&);
@@ -117,7 +99,7 @@ class SequenceRunner {
   std::map<int64_t, Cut> cuts_;
   Buffer memory_;
   std::vector<Arena::Entry> entries_;
-  int64_t stash_bytes_ = 0;
+  int64_t stash_bytes_ = 0, sent_bytes_ = 0;
 };
 
 }  // namespace rwkv

@@ -110,6 +110,7 @@ StepRow parse_row(std::string_view line, const std::string& where) {
           .floor = in.optional_real("floor"),
           .eval_loss = in.optional_real("eval_loss"),
           .eval_floor = in.optional_real("eval_floor"),
+          .exchanged = json.contains("exchanged") ? in.integer("exchanged") : 0,
           .repeated = json.contains("repeated") ? in.integer("repeated") : 0,
           .scale_min = in.optional_real("scale_min"),
           .scale_max = in.optional_real("scale_max"),
@@ -176,6 +177,7 @@ std::string to_json(const StepRow& row) {
   if (row.floor) put("floor", *row.floor);
   if (row.eval_loss) put("eval_loss", *row.eval_loss);
   if (row.eval_floor) put("eval_floor", *row.eval_floor);
+  if (row.exchanged > 0) out["exchanged"] = row.exchanged;
   if (row.repeated > 0) out["repeated"] = row.repeated;
   if (row.scale_min) put("scale_min", *row.scale_min);
   if (row.scale_max) put("scale_max", *row.scale_max);

@@ -8,11 +8,12 @@ namespace {
 // Calls visit(whole range) for everything that is added up, in an order of its own.
 template <class Visit>
 void each_part(const Visit& visit, std::initializer_list<OrderFreeSum*> sums, int64_t& stop,
-               std::vector<int64_t>& asked, std::vector<int64_t>& answered) {
+               int64_t& exchanged, std::vector<int64_t>& asked, std::vector<int64_t>& answered) {
   for (OrderFreeSum* sum : sums) {
     for (int64_t& part : sum->parts()) visit(part);
   }
   visit(stop);
+  visit(exchanged);
   for (int64_t& n : asked) visit(n);
   for (int64_t& n : answered) visit(n);
 }
@@ -41,21 +42,22 @@ void Totals::add(const Tensor& losses, const ConstTensor& weights, int64_t leaf)
 }
 
 void Totals::clear() {
-  each_part([](int64_t& part) { part = 0; }, {&loss_, &weight_, &nats_}, stop, asked, answered);
+  each_part([](int64_t& part) { part = 0; }, {&loss_, &weight_, &nats_}, stop, exchanged, asked,
+            answered);
 }
 
 void Totals::reduce(Communicator& comm) {
   if (comm.size() == 1) return;
   packed_.clear();
   each_part([&](int64_t& part) { packed_.push_back(part); }, {&loss_, &weight_, &nats_}, stop,
-            asked, answered);
+            exchanged, asked, answered);
   Stream stream;
   comm.all_reduce(view_of(packed_.data(), {static_cast<int64_t>(packed_.size())}), Reduce::kSum,
                   stream)
       ->wait();
   auto next = packed_.begin();
-  each_part([&](int64_t& part) { part = *next++; }, {&loss_, &weight_, &nats_}, stop, asked,
-            answered);
+  each_part([&](int64_t& part) { part = *next++; }, {&loss_, &weight_, &nats_}, stop, exchanged,
+            asked, answered);
 }
 
 }  // namespace rwkv

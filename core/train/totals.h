@@ -35,6 +35,7 @@ class Totals {
   }
 
   int64_t stop = 0;                      // ranks that were asked to stop
+  int64_t exchanged = 0;                 // bytes sent between the segments of sequences
   std::vector<int64_t> asked, answered;  // a skill
 
  private:

@@ -116,6 +116,7 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
   row.seconds = seconds.count();
   row.tokens_per_s = static_cast<double>(tokens_a_step()) / row.seconds;
   row.repeated = repeated_ - repeated_before;
+  row.exchanged = totals_.exchanged;
   row.floor.reset();
   if (std::isfinite(totals_.nats())) row.floor = totals_.floor();
   row.skills.clear();
@@ -129,8 +130,10 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
 }
 
 void Trainer::forward_backward(const Action& action) {
+  const int64_t sent_before = runner_->sent_bytes();
   runner_->forward_backward(pass_, *store_, loader_->batch(action.first, micro_batch_),
                             recipe_.loss.l2wrap, tally_->visit(totals_));
+  totals_.exchanged += runner_->sent_bytes() - sent_before;
   if (!tally_->graded()) return;
   const Tensor best = tally_->predictions();
   if (leads()) {

@@ -94,6 +94,44 @@ TEST_F(Ranks, ASequenceCanBeSplitAndSplitAnewAfterAStop) {
   EXPECT_EQ(newest("whole").weights_hash, newest("split").weights_hash);
 }
 
+// What `check` says is sent is what every step has sent.
+TEST_F(Ranks, BytesSentAreThosePlanned) {
+  for (const auto& [ranks, keys] : std::vector<std::pair<int, std::string>>{
+           {4, "parallel.data=2 parallel.sequence=2 train.chunk=8 parallel.exchange=ring"},
+           {3, "parallel.data=1 parallel.sequence=3 train.chunk=8 parallel.exchange=gather"},
+           {2, "parallel.data=1 parallel.sequence=2 train.chunk=8 train.stash=sqrt"}}) {
+    const std::string run = "small.yaml train.context=56 parallel.leaf=8 parallel.tile=4 " + keys;
+    const std::string plan = program("check " + run + " --ranks " + std::to_string(ranks)).out;
+    const size_t end = plan.find(" bytes in all");
+    ASSERT_NE(end, std::string::npos) << plan;
+    const int64_t planned = std::stoll(plan.substr(plan.rfind(' ', end - 1) + 1));
+    EXPECT_GT(planned, 10000);
+    ASSERT_EQ(mpi(ranks, run + " run.dir=r run.resume=never").code, 0) << keys;
+    for (const StepRow& row : rows("r")) EXPECT_EQ(row.exchanged, planned) << keys;
+  }
+}
+
+// One sequence over the ranks, in chunks: the numbers and the text of one rank and one pass.
+TEST_F(Ranks, LongInputsAreEvaluatedAndContinuedOverRanks) {
+  ASSERT_EQ(program("small.yaml parallel.leaf=8 parallel.tile=4 run.dir=r").code, 0);
+  std::string prompt;
+  for (int i = 0; i < 30; ++i) prompt += "40917 reversed is 71904.\n";
+  folder_.write("prompt.txt", prompt);
+  const std::string eval = "eval r train.context=200 eval.batches=1";
+  const std::string generate = "generate r --prompt-file prompt.txt --tokens 20 --temperature 0.8";
+  const Ended whole = program(eval), text = program(generate);
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  ASSERT_EQ(text.code, 0) << text.err;
+  EXPECT_EQ(text.out.find(prompt), 0u);
+  EXPECT_GT(text.out.size(), prompt.size() + 2);
+  EXPECT_EQ(program(eval + " train.chunk=48").out, whole.out);
+  for (int ranks : {2, 3, 7}) {
+    EXPECT_EQ(mpi(ranks, eval + " train.chunk=24").out, whole.out);
+    EXPECT_EQ(mpi(ranks, eval + " parallel.data=1 parallel.sequence=2").out, whole.out);
+    EXPECT_EQ(mpi(ranks, generate).out, text.out);
+  }
+}
+
 TEST_F(Ranks, FewerDataRanksCanBeGiven) {
   const Ended ended = mpi(3, "small.yaml parallel.data=2 run.dir=r");
   EXPECT_EQ(ended.code, 0) << ended.err;

@@ -145,6 +145,11 @@ SequenceResults run_in_segments(const ModelRun& how, const SequenceCase& c,
                               loss += weighted(result.loss, result.weight);
                             });
     const std::lock_guard lock(mutex);
+    out.sent.resize(static_cast<size_t>(layout.ranks));
+    out.planned.resize(out.sent.size());
+    const auto rank = static_cast<size_t>(ranks.rank());
+    out.sent[rank] = runner.sent_bytes();
+    out.planned[rank] = plan_traffic(plan, exchange_layout(plan, c.config), ranks.rank()).bytes;
     out.loss += loss;
     add_gradients(out, *store);
     const bool last = ranks.rank() + 1 == ranks.size();

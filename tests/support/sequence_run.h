@@ -36,6 +36,7 @@ std::string to_string(const SequenceLayout&);
 struct SequenceResults {
   double loss = 0;
   std::map<std::string, std::vector<double>> tensors;
+  std::vector<int64_t> sent, planned;  // bytes between segments, a rank
 };
 
 // One forward and backward pass of the whole, without a SequenceRunner.

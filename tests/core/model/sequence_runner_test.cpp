@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "core/plan/param_table.h"
 #include "tests/support/sequence_run.h"
 #include "tests/support/tolerance.h"
@@ -60,7 +62,9 @@ class Parity {
     for (const char* exchange : {"gather", "ring"}) {
       const char* stash = ++layouts_ % 3 == 0 ? "sqrt" : "all";
       const SequenceLayout layout{ranks, chunk, overlap, exchange, stash};
-      const Worst got = compare(run_in_segments(how_, c, layout), whole(c));
+      const SequenceResults results = run_in_segments(how_, c, layout);
+      EXPECT_EQ(results.sent, results.planned) << to_string(layout);
+      const Worst got = compare(results, whole(c));
       EXPECT_LE(got.distance, most_)
           << got.name << ": " << to_string(layout) << ", starts " << testing::PrintToString(starts);
       EXPECT_LE(got.all, most_all_) << to_string(layout);
@@ -112,12 +116,32 @@ TEST(SequenceParity, FoldedOverTiles) {
       for (const int64_t chunk : {8, 16}) {
         for (const char* exchange : {"gather", "ring"}) {
           const SequenceLayout layout{ranks, chunk, 0, exchange, "all", 4};
-          const Worst got = compare(run_in_segments(kInDouble, c, layout), want);
+          const SequenceResults results = run_in_segments(kInDouble, c, layout);
+          EXPECT_EQ(results.sent, results.planned) << to_string(layout);
+          const Worst got = compare(results, want);
           EXPECT_LE(got.distance, tolerance::kSegmentsDouble) << got.name << to_string(layout);
         }
       }
     }
   }
+}
+
+// Where gradients are cut, half is sent; where states are not handed on, nothing.
+TEST(SequenceTraffic, FollowsTheGradient) {
+  SequenceCase c = case_with({});
+  c.enters = false;
+  const auto sent = [&](Handing handing) {
+    SequenceLayout layout{3, 5, 0, "ring", "all"};
+    layout.handing = handing;
+    const SequenceResults results = run_in_segments(kInDouble, c, layout);
+    EXPECT_EQ(results.sent, results.planned);
+    return std::accumulate(results.sent.begin(), results.sent.end(), int64_t{0});
+  };
+  // Eight segments, seven edges, two layers: a state of 2 heads of 16 x 16 and two rows of 32.
+  const int64_t edge = 2 * 8 * SequenceCase::kBatch * (2 * 16 * 16 + 2 * 32);
+  EXPECT_EQ(sent({true, true}), 7 * 2 * edge);
+  EXPECT_EQ(sent({true, false}), 7 * edge);
+  EXPECT_EQ(sent({false, false}), 0);
 }
 
 // Mistakes: a backend of which one op is wrong.
