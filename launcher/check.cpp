@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
+#include "core/base/posix_file.h"
 #include "core/config/load.h"
 #include "core/data/source.h"
 #include "core/plan/mesh_shape.h"
 #include "core/plan/param_table.h"
+#include "core/train/calibration.h"
 #include "core/train/console.h"
 #include "core/train/trainer.h"
 #include "launcher/command.h"
@@ -20,8 +23,9 @@ namespace {
 struct CheckArguments {
   std::string recipe;
   std::vector<std::string> overrides;
+  std::string calibrate, calibration;
   bool params = false;
-  int ranks = 0;
+  int ranks = 0, hosts = 1;
 };
 
 std::string memory_text(const Recipe& recipe, const Machine& machine, const Model& model,
@@ -92,7 +96,26 @@ std::string sequence_text(const Recipe& recipe, const MeshShape& mesh, const Mod
                             recipe.train.recompute == "block" ? " (1 of them: recompute)" : "");
 }
 
-std::string plan_text(const Recipe& recipe, const Machine& machine, const Model& model, int ranks) {
+std::string forecast_text(const Recipe& recipe, const Machine& machine, const Model& model,
+                          const MeshShape& mesh, const SequencePlan& plan, int64_t passes,
+                          const Calibration& measured, int hosts) {
+  const auto parameters = static_cast<double>(count_elements(model.params()));
+  const int64_t item = machine.leaf > 0 ? 8 : bytes_of(machine.precision.accumulate);
+  const Forecast f = forecast_step(
+      {plan, exchange_layout(plan, model.config()), mesh.data, passes,
+       recipe.train.recompute == "block", item * count_elements(model.params()),
+       flops_per_token(model.config()), parameters, (mesh.active() + hosts - 1) / hosts},
+      measured);
+  const auto tokens = static_cast<double>(recipe.train.batch * recipe.train.context);
+  return fmt::format(
+      "forecast {:.3g} s a step, {} tokens/s: {:.3g} computing, {:.3g} waiting for neighbours, "
+      "{:.3g} gradients, {:.3g} update\n",
+      f.seconds, human_count(tokens / f.seconds), f.compute, f.waiting(), f.gradients, f.update);
+}
+
+std::string plan_text(const Recipe& recipe, const Machine& machine, const Model& model,
+                      const CheckArguments& arguments, const Calibration* measured) {
+  const int ranks = arguments.ranks;
   const MeshShape mesh = plan_mesh(recipe, ranks);
   const Share share = share_of(recipe.train.batch, mesh.data, mesh.data - 1);
   const int64_t micro = plan_micro_batch(recipe, share.count(), mesh.sequence);
@@ -122,13 +145,35 @@ std::string plan_text(const Recipe& recipe, const Machine& machine, const Model&
   text += fmt::format("sent     {} a rank and step (gradients)\n",
                       human_bytes(static_cast<int64_t>(sent)));
   text += sequence_text(recipe, mesh, model, runner);
+  if (measured != nullptr) {
+    text += forecast_text(recipe, machine, model, mesh, runner.plan(), passes, *measured,
+                          arguments.hosts);
+  }
   text += fmt::format("compute  {} · {} · {} thread{} a rank\n", machine.precision_name,
                       machine.numerics, machine.threads, machine.threads == 1 ? "" : "s");
   if (!machine.note.empty()) text += "note     " + machine.note + "\n";
   return text + "memory   a rank\n" + memory_text(recipe, machine, model, runner, mesh.active());
 }
 
+// Measures this machine; the file replaces an old one.
+ExitCode calibrate_machine(Context& context, const CheckArguments& arguments) {
+  Recipe recipe;
+  Machine machine;
+  const int local_ranks = host_place(context.world).size;
+  agree(context.world, [&] {
+    recipe = load_recipe(arguments.recipe, arguments.overrides);
+    machine = choose_machine(recipe, local_ranks);
+  });
+  const Calibration measured = calibrate(recipe, machine, context.world);
+  on_root(context.world, [&] {
+    replace_file(arguments.calibrate, to_json(measured));
+    std::fputs(to_json(measured).c_str(), stdout);
+  });
+  return ExitCode::kDone;
+}
+
 ExitCode check(Context& context, const CheckArguments& arguments) {
+  if (!arguments.calibrate.empty()) return calibrate_machine(context, arguments);
   const int local_ranks = host_place(context.world).size;
   on_root(context.world, [&] {
     const Recipe recipe = load_recipe(arguments.recipe, arguments.overrides);
@@ -138,12 +183,18 @@ ExitCode check(Context& context, const CheckArguments& arguments) {
       std::fputs(describe(model.params()).c_str(), stdout);
       return;
     }
+    std::optional<Calibration> measured;
+    if (!arguments.calibration.empty()) {
+      measured = parse_calibration(read_file(arguments.calibration), arguments.calibration);
+    }
     // Data that cannot be read is found here, not after an hour in a queue.
     const auto source = make_train_source(recipe, model.config().vocab);
     make_validation_source(recipe, model.config().vocab);
     make_sampler(recipe, *source);
-    const int ranks = arguments.ranks > 0 ? arguments.ranks : context.world.size();
-    std::fputs(plan_text(recipe, machine, model, ranks).c_str(), stdout);
+    CheckArguments settled = arguments;
+    if (settled.ranks == 0) settled.ranks = context.world.size();
+    const Calibration* calibration = measured ? &*measured : nullptr;
+    std::fputs(plan_text(recipe, machine, model, settled, calibration).c_str(), stdout);
     std::printf("data     %s\n", source->describe().c_str());
   });
   return ExitCode::kDone;
@@ -158,6 +209,12 @@ void add_check(CLI::App& app, CommandAction& chosen) {
   command->add_option("KEY=VALUE", arguments->overrides, "keys that replace the recipe's");
   command->add_flag("--params", arguments->params, "print the parameter table instead");
   command->add_option("--ranks", arguments->ranks, "plan for this many ranks [those of this job]")
+      ->check(CLI::Range(1, 1 << 20));
+  command->add_option("--calibrate", arguments->calibrate,
+                      "measure this machine on two ranks, for forecasts; write FILE");
+  command->add_option("--calibration", arguments->calibration,
+                      "forecast the time of a step from FILE");
+  command->add_option("--hosts", arguments->hosts, "a forecast's ranks share so many hosts [1]")
       ->check(CLI::Range(1, 1 << 20));
   command->callback([arguments, &chosen] {
     chosen = [arguments](Context& context) { return check(context, *arguments); };
