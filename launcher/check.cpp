@@ -101,11 +101,12 @@ std::string forecast_text(const Recipe& recipe, const Machine& machine, const Mo
                           const Calibration& measured, int hosts) {
   const auto parameters = static_cast<double>(count_elements(model.params()));
   const int64_t item = machine.leaf > 0 ? 8 : bytes_of(machine.precision.accumulate);
-  const Forecast f = forecast_step(
-      {plan, exchange_layout(plan, model.config()), mesh.data, passes,
-       recipe.train.recompute == "block", item * count_elements(model.params()),
-       flops_per_token(model.config()), parameters, (mesh.active() + hosts - 1) / hosts},
-      measured);
+  const Forecast f =
+      forecast_step({plan, exchange_layout(plan, model.config()), mesh.data, passes,
+                     recipe.train.recompute == "block", item * count_elements(model.params()),
+                     flops_per_token(model.config()), parameters,
+                     cores_a_rank(recipe, measured.cores, (mesh.active() + hosts - 1) / hosts)},
+                    measured);
   const auto tokens = static_cast<double>(recipe.train.batch * recipe.train.context);
   return fmt::format(
       "forecast {:.3g} s a step, {} tokens/s: {:.3g} computing, {:.3g} waiting for neighbours, "

@@ -132,7 +132,7 @@ Calibration calibrate(const Recipe& recipe, const Machine& machine, Communicator
                             std::max(seconds_a_message(ranks, kLarge, 8) - c.link.latency, 1e-9);
   c.flops_per_token = flops_per_token(segments->model().config());
   c.cores = available_cores();
-  c.ranks = ranks.size();
+  c.cores_a_rank = cores_a_rank(recipe, c.cores, host_place(ranks).size);
   return c;
 }
 

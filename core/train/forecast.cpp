@@ -128,11 +128,7 @@ class SequenceClock {
 }  // namespace
 
 Forecast forecast_step(const ForecastInput& in, const Calibration& measured) {
-  // Ranks beyond the cores take turns; what was measured with several was slowed as much.
-  const auto load = [&](double ranks) {
-    return std::max(1.0, ranks / static_cast<double>(measured.cores));
-  };
-  const double slower = load(in.local_ranks) / load(static_cast<double>(measured.ranks));
+  const double slower = measured.cores_a_rank / in.cores_a_rank;
   const double scale = slower * in.flops_per_token / measured.flops_per_token;
   const int sequence = in.plan.segments.ranks;
   SimulatedRanks ranks(sequence, measured.link);
@@ -160,7 +156,7 @@ std::string to_json(const Calibration& c) {
                                        {"flops_per_token", c.flops_per_token},
                                        {"parameters", c.parameters},
                                        {"cores", c.cores},
-                                       {"ranks", c.ranks}};
+                                       {"cores_a_rank", c.cores_a_rank}};
   return json.dump(2) + "\n";
 }
 
@@ -183,7 +179,7 @@ Calibration parse_calibration(const std::string& text, const std::string& path) 
   c.flops_per_token = number("flops_per_token");
   c.parameters = number("parameters");
   c.cores = static_cast<int64_t>(std::max(1.0, number("cores")));
-  c.ranks = static_cast<int64_t>(std::max(1.0, number("ranks")));
+  c.cores_a_rank = number("cores_a_rank");
   return c;
 }
 

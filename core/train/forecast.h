@@ -18,8 +18,8 @@ struct Calibration {
   Link link;
   double flops_per_token = 0;  // of the model that was measured
   double parameters = 0;
-  int64_t cores = 1;  // of this host, shared by its ranks ...
-  int64_t ranks = 1;  // as many as this when it was measured
+  double cores_a_rank = 1;  // when it was measured
+  int64_t cores = 1;        // of this host
 };
 std::string to_json(const Calibration&);
 // Throws InputError naming `path`.
@@ -41,7 +41,7 @@ struct ForecastInput {
   bool recompute = false;
   int64_t gradient_bytes = 0;
   double flops_per_token = 0, parameters = 0;
-  int local_ranks = 1;  // that share the host's cores
+  double cores_a_rank = 1;  // below 1: ranks take turns
 };
 Forecast forecast_step(const ForecastInput&, const Calibration&);
 

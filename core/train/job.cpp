@@ -16,6 +16,13 @@ int available_cores() {
   return std::max(1, CPU_COUNT(&set));
 }
 
+double cores_a_rank(const Recipe& recipe, int64_t cores, int local_ranks) {
+  const double fair = static_cast<double>(cores) / local_ranks;
+  if (recipe.precision == "fp64") return std::min(fair, 1.0);  // the reference kernels
+  const int64_t threads = recipe.parallel.threads;
+  return threads > 0 ? std::min(fair, static_cast<double>(threads)) : fair;
+}
+
 Machine choose_machine(const Recipe& recipe, int local_ranks) {
   Machine machine;
   machine.precision_name = recipe.precision;

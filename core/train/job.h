@@ -27,6 +27,10 @@ struct Machine {
 // local_ranks: ranks on this host, which share its cores.
 Machine choose_machine(const Recipe&, int local_ranks);
 
+// Of a host's cores, for each of the ranks on it: less than one where they are more. Threads beyond
+// parallel.threads are not used.
+double cores_a_rank(const Recipe&, int64_t cores, int local_ranks);
+
 // Cores that this process may use.
 int available_cores();
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "core/base/error.h"
+#include "core/train/job.h"
 
 namespace rwkv {
 namespace {
@@ -19,7 +20,6 @@ Calibration fast_links() {
   c.link = {1e-9, 1e15};
   c.flops_per_token = 1e6;
   c.parameters = 1e5;
-  c.cores = 1 << 20;
   return c;
 }
 
@@ -79,18 +79,21 @@ TEST(Forecast, SlowMessagesCost) {
 }
 
 TEST(Forecast, RanksBeyondTheCoresTakeTurns) {
-  Calibration c = fast_links();
-  c.cores = 2;
+  Recipe recipe;
+  EXPECT_EQ(cores_a_rank(recipe, 2, 8), 0.25);
+  EXPECT_EQ(cores_a_rank(recipe, 16, 2), 8);
+  recipe.parallel.threads = 3;
+  EXPECT_EQ(cores_a_rank(recipe, 16, 2), 3);
+  const Calibration c = fast_links();
   ForecastInput in = input(8, 0, "ring");
-  in.local_ranks = 8;
-  const double crowded = seconds(in, c);
-  in.local_ranks = 2;
-  EXPECT_NEAR(crowded / seconds(in, c), 4, 0.05);
+  const double alone = seconds(in, c);
+  in.cores_a_rank = 0.25;
+  EXPECT_NEAR(seconds(in, c) / alone, 4, 0.05);
 }
 
 TEST(Forecast, CalibrationReadsBack) {
   Calibration c = fast_links();
-  c.ranks = 2;
+  c.cores = 2;
   const Calibration back = parse_calibration(to_json(c), "cal.json");
   EXPECT_EQ(to_json(back), to_json(c));
   for (const char* text : {"", "[]", "{}", "{\"forward_seconds_per_token\": -1}"}) {
