@@ -86,7 +86,7 @@ std::string sequence_text(const Recipe& recipe, const MeshShape& mesh, const Mod
         "sent     {} a rank and step, {} bytes in all (states and rows, {}), {} messages in a "
         "row\n",
         human_bytes(most.bytes * most_run / rows), all,
-        plan.handing.state ? exchange_kind(plan.exchange, segments.ranks) : "none",
+        plan.handing.state ? plan.exchange.chosen(segments.ranks).name : "none",
         most.messages * most_run / rows);
   }
   text += fmt::format("stash    {} a rank ({})\n", human_bytes(runner.stash_bytes()),
@@ -122,8 +122,12 @@ std::string plan_text(const Recipe& recipe, const Machine& machine, const Model&
   const int64_t micro = plan_micro_batch(recipe, share.count(), mesh.sequence);
   const int64_t passes = (share.count() + micro - 1) / micro;
   const auto sequence = make_planned(mesh.sequence);
-  const SequenceRunner runner(model, plan_sequence(recipe, machine, mesh, micro), *sequence,
-                              *machine.ops, false);
+  SequencePlan plan = plan_sequence(recipe, machine, mesh, micro);
+  if (plan.exchange.name == "two_level") {
+    const int on_a_host = std::max(1, mesh.active() / arguments.hosts);
+    plan.exchange.node = std::gcd(on_a_host, mesh.sequence);
+  }
+  const SequenceRunner runner(model, plan, *sequence, *machine.ops, false);
   const int64_t tokens = recipe.train.batch * recipe.train.context;
   const auto parameters = static_cast<double>(count_elements(model.params()));
   const double flops = flops_per_token(model.config());
@@ -215,7 +219,7 @@ void add_check(CLI::App& app, CommandAction& chosen) {
                       "measure this machine on two ranks, for forecasts; write FILE");
   command->add_option("--calibration", arguments->calibration,
                       "forecast the time of a step from FILE");
-  command->add_option("--hosts", arguments->hosts, "a forecast's ranks share so many hosts [1]")
+  command->add_option("--hosts", arguments->hosts, "the planned ranks are on so many hosts [1]")
       ->check(CLI::Range(1, 1 << 20));
   command->callback([arguments, &chosen] {
     chosen = [arguments](Context& context) { return check(context, *arguments); };

@@ -67,7 +67,9 @@ Totals run(const EvalArguments& arguments, const EvalJob& job, Communicator& ran
   std::unique_ptr<SequenceRunner> runner;
   std::unique_ptr<Dump> dump;
   agree(ranks, [&] {
+    const auto exchange = find_exchange_kind(loaded.recipe.parallel.exchange, *sequence);
     SequencePlan plan = plan_sequence(loaded.recipe, loaded.machine, mesh, rows);
+    plan.exchange = exchange;
     plan.model.backward = plan.model.recompute = false;
     plan.leaves = !arguments.dump.empty();
     runner = std::make_unique<SequenceRunner>(*loaded.model, plan, *sequence, *loaded.machine.ops);

@@ -12,5 +12,10 @@ std::unique_ptr<StateExchange> make_gather_exchange(Communicator&, const Backend
 // The folded state goes from rank to rank: the fewest bytes, P - 1 messages in a row.
 std::unique_ptr<StateExchange> make_ring_exchange(Communicator&, const Backend&,
                                                   const ExchangeLayout&, Arena&);
+// Maps are gathered inside a node of `node_size` ranks that follow one another, states go from node
+// to node: few messages in a row, few bytes between nodes.
+std::unique_ptr<StateExchange> make_two_level_exchange(Communicator&, const Backend&,
+                                                       const ExchangeLayout&, Arena&,
+                                                       int node_size);
 
 }  // namespace rwkv

@@ -16,8 +16,8 @@ void SimulatedRanks::wait(int rank, double until) {
   clock = std::max(clock, until);
 }
 
-double SimulatedRanks::gathered(double begun, int64_t bytes) const {
-  return begun + (size() - 1) * seconds(bytes);
+double SimulatedRanks::gathered(double begun, int64_t bytes, int ranks) const {
+  return begun + (ranks - 1) * seconds(bytes);
 }
 
 void SimulatedRanks::all_reduce(int64_t bytes) {

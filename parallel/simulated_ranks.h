@@ -34,8 +34,8 @@ class SimulatedRanks {
   double arrival(int from, int64_t bytes) const { return clock(from) + seconds(bytes); }
   void wait(int rank, double until);
 
-  // When a gather is done everywhere that the last rank began at `begun`, `bytes` a shard.
-  double gathered(double begun, int64_t bytes) const;
+  // When a gather among `ranks` is done that the last of them began at `begun`, `bytes` a shard.
+  double gathered(double begun, int64_t bytes, int ranks) const;
   // All ranks leave together.
   void all_reduce(int64_t bytes);
 

@@ -114,24 +114,43 @@ void StateExchange::restore_carry(const std::byte* from) {
               static_cast<size_t>(halo_carry_.bytes()));
 }
 
-std::string_view exchange_kind(std::string_view kind, int ranks) {
+ExchangeKind ExchangeKind::chosen(int ranks) const {
   constexpr int kMostGathered = 16;
-  if (kind != "auto") return kind;
-  return ranks <= kMostGathered ? "gather" : "ring";
+  if (name != "auto") return *this;
+  return {ranks <= kMostGathered ? "gather" : "ring", 1};
 }
 
-std::unique_ptr<StateExchange> make_exchange(std::string_view kind, Communicator& sequence,
+ExchangeKind find_exchange_kind(const std::string& name, Communicator& sequence) {
+  if (name != "two_level") return {name, 1};
+  const HostPlace place = host_place(sequence);
+  const bool in_order = sequence.rank() % place.size == place.rank;
+  const bool divides = sequence.size() % place.size == 0;
+  const bool alike = sequence.min(place.size) == sequence.max(place.size);
+  if (sequence.min(in_order && divides && alike ? 1 : 0) == 0) {
+    throw InputError(
+        "parallel.exchange two_level: the ranks of a sequence must fill its hosts one after the "
+        "other, as many on each (mpirun --map-by core); use ring or gather");
+  }
+  return {name, place.size};
+}
+
+std::unique_ptr<StateExchange> make_exchange(const ExchangeKind& kind, Communicator& sequence,
                                              const Backend& ops, const ExchangeLayout& layout,
                                              Arena& arena) {
-  const std::string_view chosen = exchange_kind(kind, sequence.size());
-  if (chosen == "gather") return make_gather_exchange(sequence, ops, layout, arena);
-  if (chosen == "ring") return make_ring_exchange(sequence, ops, layout, arena);
-  throw Error("internal: no exchange '" + std::string(chosen) + "'");
+  const ExchangeKind chosen = kind.chosen(sequence.size());
+  if (chosen.name == "gather") return make_gather_exchange(sequence, ops, layout, arena);
+  if (chosen.name == "ring") return make_ring_exchange(sequence, ops, layout, arena);
+  require(chosen.name == "two_level" && sequence.size() % chosen.node == 0,
+          "an exchange of that kind");
+  return make_two_level_exchange(sequence, ops, layout, arena, chosen.node);
 }
 
-int64_t exchange_latency(std::string_view kind, int ranks) {
+int64_t exchange_latency(const ExchangeKind& kind, int ranks) {
   if (ranks == 1) return 0;
-  return kHalos + (exchange_kind(kind, ranks) == "ring" ? ranks - 1 : 1);
+  const ExchangeKind chosen = kind.chosen(ranks);
+  if (chosen.name == "gather") return kHalos + 1;
+  if (chosen.name == "ring") return kHalos + ranks - 1;
+  return kHalos + (chosen.node > 1 ? 1 : 0) + ranks / chosen.node - 1;
 }
 
 }  // namespace rwkv

@@ -9,7 +9,7 @@
 
 #include <array>
 #include <memory>
-#include <string_view>
+#include <string>
 #include <vector>
 
 #include "core/base/arena.h"
@@ -68,6 +68,9 @@ class StateExchange {
   virtual void receive_gradient(const Stream&, int64_t layer, Tensor ds_out) = 0;
   virtual void poll() = 0;
 
+  // Bytes that this rank has sent, on all communicators that the exchange uses.
+  virtual int64_t sent_bytes() const { return comm_.sent_bytes(); }
+
   void absent_forward(const Stream&);
   void absent_backward(const Stream&);
 
@@ -113,12 +116,23 @@ class StateExchange {
   std::unique_ptr<Ticket> halo_ticket_;
 };
 
-// `kind`: auto | gather | ring. auto: gather up to 16 ranks, ring beyond.
-std::unique_ptr<StateExchange> make_exchange(std::string_view kind, Communicator& sequence,
+// How states travel: auto | gather | ring | two_level (`node` ranks that follow one another are a
+// node, and divide the ranks).
+struct ExchangeKind {
+  std::string name = "auto";
+  int node = 1;
+
+  // auto: gather up to 16 ranks, ring beyond.
+  ExchangeKind chosen(int ranks) const;
+};
+// Of `name` for these ranks: two_level takes hosts for nodes. Throws InputError where ranks are not
+// in order or not as many on each host. Collective.
+ExchangeKind find_exchange_kind(const std::string& name, Communicator& sequence);
+
+std::unique_ptr<StateExchange> make_exchange(const ExchangeKind&, Communicator& sequence,
                                              const Backend&, const ExchangeLayout&, Arena&);
-std::string_view exchange_kind(std::string_view kind, int ranks);
 
 // Messages that must follow one another for one layer of one group, forward or backward.
-int64_t exchange_latency(std::string_view kind, int ranks);
+int64_t exchange_latency(const ExchangeKind&, int ranks);
 
 }  // namespace rwkv

@@ -4,6 +4,9 @@
 # leaves must be good, and at the end the rows (but their times) and the weights must be those of a run
 # that was never killed.
 #   scripts/check_kills.sh     KILLS=50 SEED=1 RANKS="1 2 3 4": the numbers of ranks to choose from
+#   scripts/check_kills.sh sequences       each start also splits its sequences in another way: data x
+#                                          sequence ranks, chunk, exchange, stash, micro-batch at random
+# WIDTH=32 STEPS=160 PRECISION=bf16: the model and how long it trains.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 set_up_trial
@@ -11,12 +14,36 @@ kills=${KILLS:-50}
 read -ra choices <<<"${RANKS:-1 2 3 4}"
 RANDOM=${SEED:-1}
 # About as much saving as training.
-recipe=("$root/recipes/reverse.yaml" model.layers=2 model.width=32 model.head_size=16
-  train.context=32 train.batch=5 train.steps=160 checkpoint.every=2 eval.batches=1 log.every=200
-  parallel.threads=1)
+recipe=("$root/recipes/reverse.yaml" model.layers=2 "model.width=${WIDTH:-32}" model.head_size=16
+  train.batch=5 "train.steps=${STEPS:-160}" "precision=${PRECISION:-bf16}" checkpoint.every=2
+  eval.batches=1 log.every=200 parallel.threads=1)
+case ${1:-} in
+  '') recipe+=(train.context=32) ;;
+  sequences) recipe+=(train.context=112 parallel.leaf=16 parallel.tile=8) ;;
+  *) fail "unknown argument '$1' (allowed: sequences)" ;;
+esac
+split=${1:-}
 
-start() { # start RANKS RUN; replaces the shell
-  exec timeout -k 10 120 mpirun -q --bind-to none -n "$1" "$program" "${recipe[@]}" "run.dir=$2"
+# pick NAME WORD...: sets NAME to one of them.
+pick() { printf -v "$1" '%s' "${@:2+RANDOM % ($# - 1):1}"; }
+
+# layout RANKS: keys for as many ranks, which the numbers must not depend on. Sets `keys`.
+layout() {
+  keys=()
+  [[ $split == sequences ]] || return 0
+  local sequence=$((1 + RANDOM % $1)) chunk exchange stash micro
+  pick chunk 0 16 32 48
+  pick exchange auto gather ring two_level
+  pick stash all sqrt
+  pick micro 1 2 3
+  keys=("parallel.sequence=$sequence" "parallel.data=$(($1 / sequence < 5 ? $1 / sequence : 5))"
+    "train.chunk=$chunk" "parallel.exchange=$exchange" "train.stash=$stash"
+    "train.micro_batch=$micro")
+}
+
+start() { # start RANKS RUN KEY=VALUE...; replaces the shell
+  exec timeout -k 10 300 mpirun -q --bind-to none -n "$1" "$program" "${recipe[@]}" "run.dir=$2" \
+    "${@:3}"
 }
 
 milliseconds() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
@@ -108,8 +135,9 @@ one_start() {
   local run=$1 ranks=${choices[RANDOM % ${#choices[@]}]} delay=$RANDOM job code=0 state
   local rank=$((RANDOM % ranks)) moments=(start run save) spans=(120 1500 12)
   local which=$((RANDOM % 3))
+  layout "$ranks"
   touch "$folder/started"
-  (start "$ranks" "$run") >"$folder/said" 2>&1 &
+  (start "$ranks" "$run" "${keys[@]}") >"$folder/said" 2>&1 &
   job=$!
   local struck=false
   if ((killed < kills)) &&
@@ -128,7 +156,7 @@ one_start() {
   fi
   killed=$((killed + 1))
   count[$state]=$((count[$state] + 1))
-  echo "kill $killed: rank $rank of $ranks, $waited ms after its start, $state"
+  echo "kill $killed: rank $rank of $ranks, $waited ms after its start, $state${keys[*]:+, ${keys[*]}}"
   if compgen -G "$run/checkpoints/step-*[0-9]" >/dev/null; then
     "$program" verify "$run" >"$folder/said" 2>&1 || wrong "a checkpoint is damaged"
   fi

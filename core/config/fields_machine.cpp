@@ -47,8 +47,9 @@ constexpr Field kRows[] = {
      .type = kText,
      .allowed = "auto|gather|ring|two_level",
      .fallback = "auto",
-     .built = "auto|gather|ring",
-     .doc = "how states travel between the ranks of a sequence",
+     .doc =
+         "how states travel between the ranks of a sequence; two_level: gathered on a host, from "
+         "host to host in turn",
      .place = at<&Recipe::parallel, &ParallelConfig::exchange>},
     {.name = "parallel.reduction",
      .type = kText,

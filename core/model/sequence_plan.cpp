@@ -29,16 +29,24 @@ ExchangeLayout exchange_layout(const SequencePlan& plan, const ModelConfig& conf
 namespace {
 
 // One layer of a group, in one direction. `outermost`: the segment that has nobody to send to, the
-// sequence's last one forward, its first one backward.
-int64_t bytes_of_layer(bool gathers, const ExchangeLayout& layout, int ranks, bool present,
-                       bool outermost) {
-  if (ranks == 1) return 0;
-  const int64_t item = bytes_of(layout.acc);
-  const bool sends = present && !outermost;
-  const int64_t rows = sends ? kHalos * layout.batch * layout.width * item : 0;
-  if (gathers) return rows + 2 * (ranks - 1) * layout.maps(layout.tiles).elements() * item;
-  return rows + (sends ? layout.state().elements() * item : 0);
-}
+// sequence's last one forward, its first one backward; `passes_node`: likewise of a rank's node.
+struct LayerBytes {
+  const ExchangeKind& kind;
+  const ExchangeLayout& layout;
+  int ranks;
+
+  int64_t of(bool present, bool outermost, bool passes_node) const {
+    if (ranks == 1) return 0;
+    const int64_t item = bytes_of(layout.acc);
+    const int64_t state = layout.state().elements() * item;
+    const int64_t gathered = 2 * layout.maps(layout.tiles).elements() * item;
+    const bool sends = present && !outermost;
+    const int64_t rows = sends ? kHalos * layout.batch * layout.width * item : 0;
+    if (kind.name == "gather") return rows + (ranks - 1) * gathered;
+    if (kind.name == "ring") return rows + (sends ? state : 0);
+    return rows + (kind.node - 1) * gathered + (passes_node && kind.node < ranks ? state : 0);
+  }
+};
 
 }  // namespace
 
@@ -46,18 +54,25 @@ Traffic plan_traffic(const SequencePlan& plan, const ExchangeLayout& layout, int
   Traffic traffic;
   if (plan.whole() || !plan.handing.state) return traffic;
   const SegmentPlan& all = plan.segments;
-  const bool gathers = exchange_kind(plan.exchange, all.ranks) == "gather";
-  const int64_t in_a_row = exchange_latency(plan.exchange, all.ranks);
+  const ExchangeKind kind = plan.exchange.chosen(all.ranks);
+  const LayerBytes bytes{kind, layout, all.ranks};
+  const int64_t in_a_row = exchange_latency(kind, all.ranks);
   const int64_t again = plan.handing.gradient ? (plan.blocks() - 1) * plan.block() : 0;
+  const int64_t node_begin = rank / kind.node * kind.node, node_end = node_begin + kind.node;
   for (int64_t group = 0; group < all.groups(); ++group) {
     const auto segment = all.at(group, rank);
-    const bool first = segment && segment->first && !plan.enters;
+    const bool first_group = group == 0 && !plan.enters;
+    const bool last_group = group + 1 == all.groups();
+    const bool works = node_begin < all.segments_of(group);
+    const bool to_right = works && !(last_group && node_end >= all.segments_of(group));
+    const bool to_left = works && !(first_group && node_begin == 0);
     const int64_t forward_passes = group < again ? 2 : 1;
-    traffic.bytes += forward_passes * bytes_of_layer(gathers, layout, all.ranks,
-                                                     segment.has_value(), segment && segment->last);
+    traffic.bytes +=
+        forward_passes * bytes.of(segment.has_value(), segment && segment->last, to_right);
     traffic.messages += forward_passes * in_a_row;
     if (!plan.handing.gradient) continue;
-    traffic.bytes += bytes_of_layer(gathers, layout, all.ranks, segment.has_value(), first);
+    const bool first = segment && segment->first && !plan.enters;
+    traffic.bytes += bytes.of(segment.has_value(), first, to_left);
     traffic.messages += in_a_row;
   }
   traffic.bytes *= layout.layers;

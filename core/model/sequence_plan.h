@@ -13,10 +13,10 @@ struct SequencePlan {
       model;  // of whole sequences: batch and tokens those of a micro-batch; edges are not read
   SegmentPlan segments;
   Handing handing;
-  std::string exchange = "auto";  // parallel.exchange
-  std::string stash = "all";      // train.stash
-  bool enters = false;            // a state enters the sequence: of hand-off state, overlap < chunk
-  bool leaves = false;            // the state behind the last token is wanted
+  ExchangeKind exchange = {};  // parallel.exchange
+  std::string stash = "all";   // train.stash
+  bool enters = false;         // a state enters the sequence: of hand-off state, overlap < chunk
+  bool leaves = false;         // the state behind the last token is wanted
 
   bool whole() const { return segments.ranks == 1 && segments.segments() == 1 && !enters; }
   // Groups whose boundaries are stashed at a time; the blocks of that many groups.

@@ -255,9 +255,9 @@ void SequenceRunner::run_block(const Pass& pass, const ParamStore& store, const 
 
 void SequenceRunner::forward_backward(const Pass& pass, const ParamStore& store, const Batch& batch,
                                       double l2wrap, const Visit& visit) {
-  const int64_t before = sequence_.sent_bytes();
+  const int64_t before = exchanges() ? exchange_->sent_bytes() : 0;
   run_both(pass, store, batch, l2wrap, visit);
-  sent_bytes_ += sequence_.sent_bytes() - before;
+  if (exchanges()) sent_bytes_ += exchange_->sent_bytes() - before;
 }
 
 void SequenceRunner::run_both(const Pass& pass, const ParamStore& store, const Batch& batch,

@@ -43,7 +43,7 @@ class Segments {
     plan.model.recompute = false;
     plan.segments = plan_segments(2 * chunk, 1, chunk, 0, machine.leaf);
     plan.handing = {};
-    plan.exchange = "ring";
+    plan.exchange = {"ring", 1};
     plan.stash = "all";
     runner_ = std::make_unique<SequenceRunner>(model_, plan, *self_, *machine.ops);
     for (size_t i = 0; i < store_.size(); ++i) initialize(store_.specs()[i], 1, store_.master(i));

@@ -29,7 +29,7 @@ class SequenceClock {
         head_(std::min(kHeadBackward * head, backward / 2)),
         backward_(backward - head_),
         carried_(static_cast<size_t>(in.layout.layers), 0.0),
-        gathers_(exchange_kind(in.plan.exchange, all_.ranks) == "gather"),
+        kind_(in.plan.exchange.chosen(all_.ranks)),
         talks_(in.plan.handing.state && !in.plan.whole()) {}
 
   void pass() {
@@ -83,13 +83,14 @@ class SequenceClock {
     double sent = 0;
     for (int p = 0; p < ranks_.size(); ++p) sent = std::max(sent, ranks_.clock(p));
     all_compute(group, (kState - kMaps) * part);
-    if (gathers_) {
-      const double there =
-          ranks_.gathered(sent, 2 * in_.layout.maps(in_.layout.tiles).elements() * item);
+    const int64_t maps = 2 * in_.layout.maps(in_.layout.tiles).elements() * item;
+    const int64_t state = in_.layout.state().elements() * item;
+    if (kind_.name != "ring") {
+      const int node = kind_.name == "gather" ? ranks_.size() : kind_.node;
+      const double there = ranks_.gathered(sent, maps, node);
       for (int p = 0; p < ranks_.size(); ++p) ranks_.wait(p, there);
-    } else {
-      hand_state(in_.layout.state().elements() * item, reversed, carried);
     }
+    if (kind_.name != "gather") hand_state(state, reversed, carried);
     all_compute(group, (kRows2 - kState) * part);
     hand_rows(row, reversed);
     all_compute(group, (1 - kRows2) * part);
@@ -106,15 +107,20 @@ class SequenceClock {
     }
   }
 
+  // From rank to rank, or from node to node by each rank to its counterpart.
   void hand_state(int64_t bytes, bool reversed, double& carried) {
-    const int last = ranks_.size() - 1;
-    double there = carried;
-    for (int i = 0; i <= last; ++i) {
-      const int p = reversed ? last - i : i;
-      ranks_.wait(p, there);
-      there = ranks_.arrival(p, bytes);
+    const int nodes = ranks_.size() / kind_.node;
+    double latest = 0;
+    for (int lane = 0; lane < kind_.node; ++lane) {
+      double there = carried;
+      for (int i = 0; i < nodes; ++i) {
+        const int p = (reversed ? nodes - 1 - i : i) * kind_.node + lane;
+        ranks_.wait(p, there);
+        there = ranks_.arrival(p, bytes);
+      }
+      latest = std::max(latest, there);
     }
-    carried = last == 0 ? 0 : there;
+    carried = nodes == 1 ? 0 : latest;
   }
 
   const ForecastInput& in_;
@@ -122,7 +128,8 @@ class SequenceClock {
   SimulatedRanks& ranks_;
   double forward_, head_, backward_;
   std::vector<double> carried_;  // a layer
-  bool gathers_, talks_;
+  ExchangeKind kind_;
+  bool talks_;
 };
 
 }  // namespace

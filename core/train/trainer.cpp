@@ -23,7 +23,7 @@ SequencePlan plan_sequence(const Recipe& recipe, const Machine& machine, const M
           plan_segments(recipe.train.context, mesh.sequence, recipe.train.chunk,
                         recipe.train.overlap, machine.leaf),
           plan_handing(recipe),
-          recipe.parallel.exchange,
+          {recipe.parallel.exchange, 1},
           recipe.train.stash};
 }
 
@@ -33,6 +33,7 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
       ranks_(ranks),
       mesh_(plan_mesh(recipe, ranks.size())),
       sequence_(ranks.split(mesh_.data_group(ranks.rank()), mesh_.place(ranks.rank()))),
+      exchange_(find_exchange_kind(recipe.parallel.exchange, *sequence_)),
       pass_{{machine.threads}, *machine.ops, machine.leaf, machine.tile},
       share_(share_of(recipe.train.batch, mesh_.data, mesh_.data_group(ranks.rank()))),
       micro_batch_(plan_micro_batch(recipe, share_.count(), mesh_.sequence)),
@@ -45,8 +46,9 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
   store_ = std::make_unique<ParamStore>(
       model_->params(), machine.precision, true, machine.leaf > 0,
       recipe.parallel.shard == "optimizer" ? Part{ranks.size(), ranks.rank()} : Part{});
-  runner_ = std::make_unique<SequenceRunner>(
-      *model_, plan_sequence(recipe, machine, mesh_, micro_batch_), *sequence_, *machine.ops);
+  SequencePlan plan = plan_sequence(recipe, machine, mesh_, micro_batch_);
+  plan.exchange = exchange_;
+  runner_ = std::make_unique<SequenceRunner>(*model_, plan, *sequence_, *machine.ops);
   const int64_t passes = (share_.count() + micro_batch_ - 1) / micro_batch_;
   loader_ = std::make_unique<BatchLoader>(*source_, passes * micro_batch_, recipe.train.context,
                                           recipe.data.reset_documents);

@@ -26,8 +26,8 @@ namespace rwkv {
 class Trainer {
  public:
   // `ranks` holds the mesh's ranks (no parked one). Opens the data, plans memory, sets initial
-  // weights (or those of run.init_from). Splits `ranks` first; after that it is not collective and
-  // may throw on one rank alone.
+  // weights (or those of run.init_from). Splits `ranks` and looks at their hosts first; after that
+  // it is not collective and may throw on one rank alone.
   Trainer(const Recipe&, const Machine&, Communicator& ranks);
 
   // One update; `step` is 0-based. Fills `row`. Collective. Returns true when a rank was asked to
@@ -72,6 +72,7 @@ class Trainer {
   Communicator& ranks_;
   MeshShape mesh_;
   std::unique_ptr<Communicator> sequence_;  // ranks that share this one's sequences
+  ExchangeKind exchange_;
   std::unique_ptr<SampleSource> source_, validation_;
   std::unique_ptr<Sampler> sampler_;
   std::unique_ptr<Model> model_;
@@ -93,7 +94,8 @@ class Trainer {
   const volatile int* stop_flag_ = nullptr;
 };
 
-// How a recipe's micro-batches run on a mesh. Throws InputError when chunk or overlap do not fit.
+// How a recipe's micro-batches run on a mesh, each rank a node of its own. Throws InputError when
+// chunk or overlap do not fit.
 SequencePlan plan_sequence(const Recipe&, const Machine&, const MeshShape&, int64_t micro_batch);
 
 // The recipe's model with every open field filled: from run.init_from's shapes, then by formula.

@@ -99,7 +99,8 @@ TEST_F(Ranks, BytesSentAreThosePlanned) {
   for (const auto& [ranks, keys] : std::vector<std::pair<int, std::string>>{
            {4, "parallel.data=2 parallel.sequence=2 train.chunk=8 parallel.exchange=ring"},
            {3, "parallel.data=1 parallel.sequence=3 train.chunk=8 parallel.exchange=gather"},
-           {2, "parallel.data=1 parallel.sequence=2 train.chunk=8 train.stash=sqrt"}}) {
+           {2, "parallel.data=1 parallel.sequence=2 train.chunk=8 train.stash=sqrt"},
+           {4, "parallel.data=1 parallel.sequence=4 train.chunk=8 parallel.exchange=two_level"}}) {
     const std::string run = "small.yaml train.context=56 parallel.leaf=8 parallel.tile=4 " + keys;
     const std::string plan = program("check " + run + " --ranks " + std::to_string(ranks)).out;
     const size_t end = plan.find(" bytes in all");

@@ -112,7 +112,7 @@ void expect_near(const Tensor& got, const Square& want, const char* what) {
   conformance::expect(test::distance(test::doubles(got), want) < 1e-13, what);
 }
 
-void compare(Communicator& comm, const char* kind) {
+void compare(Communicator& comm, const ExchangeKind& kind) {
   const ExchangeLayout layout{1, 1, kHeads * kN, kN, 1, DType::kF64};
   Arena measure;
   make_exchange(kind, comm, reference_backend(), layout, measure);
@@ -163,8 +163,12 @@ void compare(Communicator& comm, const char* kind) {
 int main() {
   try {
     const auto comm = make_mpi();
-    for (const char* kind : {"gather", "ring"}) compare(*comm, kind);
-    if (comm->rank() == 0) std::printf("ok 2 exchanges\n");
+    compare(*comm, {"gather", 1});
+    compare(*comm, {"ring", 1});
+    for (int node = 1; node <= comm->size(); ++node) {
+      if (comm->size() % node == 0) compare(*comm, {"two_level", node});
+    }
+    if (comm->rank() == 0) std::printf("ok\n");
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "mpi_exscan: %s\n", error.what());

@@ -141,7 +141,7 @@ class SegmentRun {
 struct OracleSplit {
   int ranks;
   int64_t overlap;
-  const char* exchange;
+  ExchangeKind exchange;
 };
 
 // Chunks of 4 of 23 tokens: six segments, that fill the groups of 1, 2, 3 and 6 ranks. What enters
@@ -191,8 +191,8 @@ TEST(SequenceOracle, SegmentsOverRanksAreTheWholeOfAnotherProgram) {
   for (const OracleCase& c : oracle_cases()) {
     for (const int ranks : {1, 2, 3, 6}) {
       for (const int64_t overlap : {0, 1, 2, 4}) {
-        for (const char* exchange : {"gather", "ring"}) {
-          const Values got = run_split(c, {ranks, overlap, exchange});
+        for (const char* exchange : {"gather", "ring", "two_level"}) {
+          const Values got = run_split(c, {ranks, overlap, {exchange, ranks == 6 ? 3 : 1}});
           for (const auto& [name, values] : got) {
             EXPECT_LT(distance(values, c.values.at(name)), 1e-13)
                 << name << ": " << ranks << " ranks, overlap " << overlap << ", " << exchange
@@ -203,7 +203,7 @@ TEST(SequenceOracle, SegmentsOverRanksAreTheWholeOfAnotherProgram) {
       }
     }
   }
-  EXPECT_EQ(splits, 4 * 4 * 4 * 2);
+  EXPECT_EQ(splits, 4 * 4 * 4 * 3);
 }
 
 }  // namespace

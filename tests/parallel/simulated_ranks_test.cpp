@@ -23,7 +23,7 @@ TEST(SimulatedRanks, AMessageTakesLatencyAndBytes) {
 
 TEST(SimulatedRanks, CollectivesGoAsRings) {
   SimulatedRanks ranks(4, kLink);
-  EXPECT_DOUBLE_EQ(ranks.gathered(2, 100), 2 + 3 * 1.5);
+  EXPECT_DOUBLE_EQ(ranks.gathered(2, 100, 4), 2 + 3 * 1.5);
   ranks.compute(2, 1);
   ranks.all_reduce(400);
   for (int rank = 0; rank < 4; ++rank) EXPECT_DOUBLE_EQ(ranks.clock(rank), 1 + 6 * 1.5);

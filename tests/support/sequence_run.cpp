@@ -94,6 +94,13 @@ double weighted(const ConstTensor& loss, const ConstTensor& weight) {
 
 }  // namespace
 
+int node_of(int ranks) {
+  for (int node = 2; node < ranks; ++node) {
+    if (ranks % node == 0) return node;
+  }
+  return ranks;
+}
+
 std::string to_string(const SequenceLayout& l) {
   return fmt::format("{} ranks, chunk {}, overlap {}, {}, stash {}, tile {}", l.ranks, l.chunk,
                      l.overlap, l.exchange, l.stash, l.tile);
@@ -131,7 +138,7 @@ SequenceResults run_in_segments(const ModelRun& how, const SequenceCase& c,
     plan.segments =
         plan_segments(c.tokens, layout.ranks, layout.chunk, layout.overlap, layout.tile);
     plan.handing = layout.handing;
-    plan.exchange = layout.exchange;
+    plan.exchange = {layout.exchange, layout.exchange == "two_level" ? node_of(layout.ranks) : 1};
     plan.stash = layout.stash;
     plan.enters = c.enters;
     plan.leaves = true;

@@ -29,6 +29,8 @@ struct SequenceLayout {
   Handing handing = {};
 };
 std::string to_string(const SequenceLayout&);
+// Ranks of a node under two_level: the smallest divisor above 1.
+int node_of(int ranks);
 
 // Sums over tokens of weight * loss, and what follows from it. Every entry by name:
 // parameters' gradients, "entering/<layer>/<i>" (gradients) and "leaving/<layer>/<i>" in the order

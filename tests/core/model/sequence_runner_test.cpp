@@ -59,7 +59,7 @@ class Parity {
   void expect(int ranks, int64_t chunk, int64_t overlap, const std::vector<int64_t>& starts) {
     SequenceCase c = case_with(starts);
     c.enters = overlap < chunk;
-    for (const char* exchange : {"gather", "ring"}) {
+    for (const char* exchange : {"gather", "ring", "two_level"}) {
       const char* stash = ++layouts_ % 3 == 0 ? "sqrt" : "all";
       const SequenceLayout layout{ranks, chunk, overlap, exchange, stash};
       const SequenceResults results = run_in_segments(how_, c, layout);
@@ -87,7 +87,7 @@ class Parity {
 
 TEST(SequenceParity, InDouble) {
   Parity(kInDouble, tolerance::kSegmentsDouble, tolerance::kSegmentsDouble)
-      .expect({1, 2, 3, 4, 5, 8}, {5, 13});
+      .expect({1, 2, 3, 4, 5, 6, 8}, {5, 13});
 }
 
 TEST(SequenceParity, InDoubleWithRecomputation) {
@@ -114,7 +114,7 @@ TEST(SequenceParity, FoldedOverTiles) {
     const SequenceResults want = run_whole(kInDouble, c);
     for (const int ranks : {1, 2, 3, 5}) {
       for (const int64_t chunk : {8, 16}) {
-        for (const char* exchange : {"gather", "ring"}) {
+        for (const char* exchange : {"gather", "ring", "two_level"}) {
           const SequenceLayout layout{ranks, chunk, 0, exchange, "all", 4};
           const SequenceResults results = run_in_segments(kInDouble, c, layout);
           EXPECT_EQ(results.sent, results.planned) << to_string(layout);

@@ -33,8 +33,9 @@ class EvaluatorTest : public testing::Test {
 
   Totals run(Communicator& comm, const SampleSource& source, int64_t count, int64_t micro_batch,
              const Evaluator::Visit& visit = {}) const {
-    const SequencePlan plan{
-        {kDouble, micro_batch, kContext, 1, false, false}, plan_segments(kContext, 1, 0, 0, 0), {}};
+    SequencePlan plan;
+    plan.model = {kDouble, micro_batch, kContext, 1, false, false};
+    plan.segments = plan_segments(kContext, 1, 0, 0, 0);
     const auto self = make_self();
     SequenceRunner runner(*model_, plan, *self, reference_backend());
     Tally tally(micro_batch, kContext, true, 0, *self);

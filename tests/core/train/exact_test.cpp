@@ -131,7 +131,8 @@ void expect_every_split(std::vector<std::string> given) {
         Split{3, 3, 0, "ring", "all", "block"}, Split{5, 5, 0, "gather", "all", "none"},
         Split{6, 6, 16, "ring", "all", "none"}, Split{2, 2, 16, "gather", "sqrt", "none"},
         Split{2, 2, 16, "ring", "sqrt", "none"}, Split{3, 3, 16, "ring", "all", "none"},
-        Split{4, 2, 32, "gather", "all", "none"}, Split{8, 4, 16, "ring", "all", "block"}}) {
+        Split{4, 2, 32, "gather", "all", "none"}, Split{8, 4, 16, "ring", "all", "block"},
+        Split{4, 4, 16, "two_level", "sqrt", "none"}}) {
     auto split_up = given;
     for (const std::string& key : {"parallel.sequence=" + std::to_string(split.sequence),
                                    "train.chunk=" + std::to_string(split.chunk),

@@ -27,7 +27,7 @@ ForecastInput input(int ranks, int64_t chunk, const char* exchange, const char* 
   ForecastInput in;
   in.plan.model = {{}, 1, 4096, 1};
   in.plan.segments = plan_segments(4096, ranks, chunk, 0, 0);
-  in.plan.exchange = exchange;
+  in.plan.exchange.name = exchange;
   in.plan.stash = stash;
   in.layout = {4, 1, 64, 32, 1, DType::kF32};
   in.flops_per_token = 1e6;
@@ -58,9 +58,11 @@ TEST(Forecast, GroupsRunForwardAgain) {
 
 TEST(Forecast, FreeMessagesScaleWithTheRanks) {
   const double one = seconds(input(1, 0, "auto"), fast_links());
-  for (const char* exchange : {"gather", "ring"}) {
+  for (const char* exchange : {"gather", "ring", "two_level"}) {
     for (int ranks : {2, 4, 8, 64}) {
-      const double many = seconds(input(ranks, 0, exchange), fast_links());
+      ForecastInput in = input(ranks, 0, exchange);
+      in.plan.exchange.node = 2;
+      const double many = seconds(in, fast_links());
       EXPECT_NEAR(one / many / ranks, 1, 0.01) << exchange << " " << ranks;
     }
   }
