@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/backend.h"
+#include "tests/kernels/tested_backends.h"
 #include "tests/support/golden.h"
 #include "tests/support/tensors.h"
 #include "tests/support/tolerance.h"
@@ -67,10 +68,10 @@ TEST(Wkv7Golden, ReferenceInDouble) {
   expect_golden<double>("wkv7_b.h5", reference_backend(), tolerance::kGolden);
 }
 
-TEST(Wkv7Golden, CpuInFloat) {
-  for (std::string_view isa : cpu_isas()) {
-    expect_golden<float>("wkv7_a.h5", cpu_backend(isa), tolerance::kFloat);
-    expect_golden<float>("wkv7_b.h5", cpu_backend(isa), tolerance::kFloat);
+TEST(Wkv7Golden, EveryBackendInFloat) {
+  for (const Backend* ops : tested_backends()) {
+    expect_golden<float>("wkv7_a.h5", *ops, tolerance::kFloat);
+    expect_golden<float>("wkv7_b.h5", *ops, tolerance::kFloat);
   }
 }
 

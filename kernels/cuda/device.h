@@ -1,0 +1,123 @@
+// What a kernel is written with. A kernel is a struct: its fields are its arguments, its call
+// operator is what each thread does. device_backend.h is the machine under it: the GPU
+// (kernels/cuda/native) or a host emulator (tests/support/emulator), so that the same code is
+// compiled for both.
+//
+// device_backend.h defines, in namespace rwkv::device:
+//   RWKV_DEVICE                       marks a function that runs in a kernel
+//   block_index(), block_count()      of a one-dimensional grid, int64_t
+//   thread_index(), thread_count()    of a block, int
+//   sync_block()                      all threads of the block must come
+//   warp_xor(value, mask)             the value of the thread of the warp whose number differs by
+//   mask shared_memory()                   the block's own bytes, 16-byte aligned launch(stream,
+//   LaunchShape, kernel)
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "core/base/stream.h"
+#include "core/base/tensor.h"
+#include "device_backend.h"
+
+namespace rwkv::cuda {
+
+using device::block_index;
+using device::LaunchShape;
+using device::thread_index;
+
+inline constexpr int kWarp = 32;
+inline constexpr int kThreads = 128;  // of a block, where nothing else decides
+inline constexpr double kDecayScale = 0.60653065971263342;  // e^-1/2
+
+// A 16-bit float in memory: bits alone, so that host and device round alike.
+struct Half {
+  uint16_t bits;
+};
+
+RWKV_DEVICE float bits_to_float(uint32_t bits) {
+  union {
+    uint32_t u;
+    float f;
+  } x{bits};
+  return x.f;
+}
+RWKV_DEVICE uint32_t float_to_bits(float value) {
+  union {
+    float f;
+    uint32_t u;
+  } x{value};
+  return x.u;
+}
+
+RWKV_DEVICE float load(const float* p) { return *p; }
+RWKV_DEVICE float load(const Half* p) {
+  return bits_to_float(static_cast<uint32_t>(p->bits) << 16);
+}
+RWKV_DEVICE void store(float* p, float value) { *p = value; }
+// To nearest, ties to even; NaN stays NaN.
+RWKV_DEVICE void store(Half* p, float value) {
+  const uint32_t u = float_to_bits(value);
+  const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  const bool nan = (u & 0x7fffffffu) > 0x7f800000u;
+  p->bits = static_cast<uint16_t>(nan ? (u >> 16) | 0x40u : rounded);
+}
+
+RWKV_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+// exp(-e^-1/2 sigmoid(w_raw)), in (0.545, 1).
+RWKV_DEVICE float decay_of(float w_raw) {
+  return expf(-static_cast<float>(kDecayScale) * sigmoid(w_raw));
+}
+
+// Elements of a tensor as a kernel reads them; nullptr where it is empty.
+template <class T>
+const T* in(const ConstTensor& t) {
+  return reinterpret_cast<const T*>(t.data);
+}
+template <class T>
+T* out(const Tensor& t) {
+  return reinterpret_cast<T*>(t.data);
+}
+
+// The sum of all threads' values, on every thread; threads are a multiple of a warp. The order is
+// fixed. `scratch`: a float a warp, free again after the next sync.
+RWKV_DEVICE float block_sum(float value, float* scratch) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) value += device::warp_xor(value, mask);
+  const int warp = thread_index() / kWarp, warps = device::thread_count() / kWarp;
+  device::sync_block();
+  if (thread_index() % kWarp == 0) scratch[warp] = value;
+  device::sync_block();
+  float sum = 0;
+  for (int i = 0; i < warps; ++i) sum += scratch[i];
+  return sum;
+}
+
+// element(i) for every i in [0, count).
+template <class F>
+struct ForEach {
+  int64_t count;
+  F element;
+
+  RWKV_DEVICE void operator()() const {
+    const int64_t i = block_index() * device::thread_count() + thread_index();
+    if (i < count) element(i);
+  }
+};
+
+template <class F>
+void for_each(const Stream& stream, int64_t count, const F& element) {
+  if (count == 0) return;
+  device::launch(stream, {(count + kThreads - 1) / kThreads, kThreads, 0},
+                 ForEach<F>{count, element});
+}
+
+// Calls F<float> or F<Half> by the type of an activation.
+template <template <class> class F, class Op>
+void by_type(DType type, const Stream& stream, const Op& op) {
+  if (type == DType::kF32) return F<float>::run(stream, op);
+  if (type == DType::kBF16) return F<Half>::run(stream, op);
+  throw Error("internal: the CUDA kernels compute in f32 and bf16, not " +
+              std::string(name_of(type)));
+}
+
+}  // namespace rwkv::cuda

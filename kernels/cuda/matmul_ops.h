@@ -1,0 +1,118 @@
+// Products by tiles in shared memory: for the emulator, and where the library has no algorithm.
+// Sums run over k in order, whatever the tiles: the same bits for any number of rows.
+#pragma once
+
+#include "kernels/cuda/token_sums.h"
+#include "kernels/matmul.h"
+
+namespace rwkv::cuda {
+
+inline constexpr int kTile = 16;  // a block has a thread an element of its tile of c
+
+// Tiles of both operands, and where this thread stands.
+struct ProductTile {
+  float *left, *right;
+  int row, column;
+  RWKV_DEVICE ProductTile()
+      : left(reinterpret_cast<float*>(device::shared_memory())),
+        right(left + kTile * kTile),
+        row(thread_index() / kTile),
+        column(thread_index() % kTile) {}
+  static constexpr int64_t kBytes = 2 * kTile * kTile * 4;
+
+  RWKV_DEVICE float multiply(float sum) const {
+    for (int l = 0; l < kTile; ++l) sum += left[row * kTile + l] * right[l * kTile + column];
+    return sum;
+  }
+};
+
+template <class T, class C>
+struct MatmulKernel {
+  const T *a, *b;
+  C* c;
+  int64_t m, n, k;
+  bool trans_a, trans_b, adds;
+
+  RWKV_DEVICE void operator()() const {
+    const ProductTile tile;
+    const int64_t across = (n + kTile - 1) / kTile;
+    const int64_t i = block_index() / across * kTile + tile.row;
+    const int64_t j = block_index() % across * kTile + tile.column;
+    float sum = 0;
+    for (int64_t first = 0; first < k; first += kTile) {
+      const int64_t la = first + tile.column, lb = first + tile.row;
+      device::sync_block();
+      tile.left[thread_index()] =
+          i < m && la < k ? load(a + (trans_a ? la * m + i : i * k + la)) : 0;
+      tile.right[thread_index()] =
+          lb < k && j < n ? load(b + (trans_b ? j * k + lb : lb * n + j)) : 0;
+      device::sync_block();
+      sum = tile.multiply(sum);
+    }
+    if (i >= m || j >= n) return;
+    C* to = c + i * n + j;
+    store(to, adds ? load(to) + sum : sum);
+  }
+};
+
+inline int64_t tiles_of(int64_t rows, int64_t columns) {
+  return (rows + kTile - 1) / kTile * ((columns + kTile - 1) / kTile);
+}
+
+template <class T, class C>
+void matmul_to(const Stream& stream, const Matmul& op) {
+  const int64_t m = op.c.shape[0], n = op.c.shape[1];
+  const int64_t k = op.trans_a ? op.a.shape[0] : op.a.shape[1];
+  device::launch(stream, {tiles_of(m, n), kTile * kTile, ProductTile::kBytes},
+                 MatmulKernel<T, C>{in<T>(op.a), in<T>(op.b), out<C>(op.c), m, n, k, op.trans_a,
+                                    op.trans_b, op.beta != 0});
+}
+template <class T>
+struct MatmulOp {
+  static void run(const Stream& stream, const Matmul& op) {
+    op.c.dtype == DType::kF32 ? matmul_to<T, float>(stream, op) : matmul_to<T, Half>(stream, op);
+  }
+};
+
+template <class T>
+struct WeightGradientKernel {
+  const T *left, *right;
+  PartialSum to;
+  LeafRows leaves;
+  int64_t m, n;
+
+  RWKV_DEVICE void operator()() const {
+    const ProductTile tile;
+    const int64_t across = (n + kTile - 1) / kTile;
+    const int64_t i = block_index() / across * kTile, j = block_index() % across * kTile;
+    for (int64_t begin = 0; begin < leaves.rows;) {
+      const int64_t end = leaves.end(begin);
+      float sum = 0;
+      for (int64_t first = begin; first < end; first += kTile) {
+        const int64_t rl = first + tile.column, rr = first + tile.row;
+        device::sync_block();
+        tile.left[thread_index()] =
+            rl < end && i + tile.row < m ? load(left + rl * m + i + tile.row) : 0;
+        tile.right[thread_index()] =
+            rr < end && j + tile.column < n ? load(right + rr * n + j + tile.column) : 0;
+        device::sync_block();
+        sum = tile.multiply(sum);
+      }
+      if (i + tile.row < m && j + tile.column < n) {
+        to.add((i + tile.row) * n + j + tile.column, sum);
+      }
+      begin = end;
+    }
+  }
+};
+template <class T>
+struct WeightGradientOp {
+  static void run(const Stream& stream, const WeightGradient& op) {
+    const int64_t m = op.left.shape[1], n = op.right.shape[1];
+    device::launch(stream, {tiles_of(m, n), kTile * kTile, ProductTile::kBytes},
+                   WeightGradientKernel<T>{in<T>(op.left), in<T>(op.right), PartialSum(op.to),
+                                           LeafRows(op.leaves, op.left.shape[0]), m, n});
+  }
+};
+
+}  // namespace rwkv::cuda

@@ -1,0 +1,29 @@
+// Every backend that runs here beside the reference: the CPU's instruction sets, and the CUDA
+// kernels on the emulator.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "tests/support/emulator/emulator_backend.h"
+
+namespace rwkv::test {
+
+inline std::vector<const Backend*> tested_backends() {
+  std::vector<const Backend*> all;
+  for (const std::string_view isa : cpu_isas()) all.push_back(&cpu_backend(isa));
+  all.push_back(&emulator_backend());
+  return all;
+}
+
+// As a test's name may be: letters, digits and underscores.
+inline std::string test_name(const Backend& ops) {
+  std::string name = std::string(ops.name) + "_" + std::string(ops.isa);
+  for (char& c : name) {
+    if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
+  }
+  return name;
+}
+
+}  // namespace rwkv::test

@@ -1,0 +1,161 @@
+#include <ucontext.h>
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "tests/support/emulator/device_backend.h"
+
+namespace rwkv::device {
+namespace {
+
+constexpr int kWarpSize = 32;
+constexpr size_t kStack = size_t{1} << 17;
+
+enum class Waits : uint8_t { kNothing, kBlock, kWarp };
+
+struct Fiber {
+  ucontext_t context{};
+  std::vector<char> stack = std::vector<char>(kStack);
+  Waits waits = Waits::kNothing;
+  bool done = false;
+};
+
+// One block at a time, on one thread of the process.
+class Machine {
+ public:
+  void run(const LaunchShape& shape, const std::function<void()>& thread) {
+    shape_ = shape;
+    body_ = &thread;
+    while (fibers_.size() < static_cast<size_t>(shape.threads)) {
+      fibers_.push_back(std::make_unique<Fiber>());
+    }
+    shared_.resize(static_cast<size_t>(shape.shared_bytes) + 16);
+    values_.resize(static_cast<size_t>(shape.threads));
+    order_.resize(static_cast<size_t>(shape.threads));
+    std::iota(order_.begin(), order_.end(), 0);
+    for (block_ = 0; block_ < shape.blocks; ++block_) run_block();
+    body_ = nullptr;
+  }
+
+  void wait(Waits why) {
+    Fiber& fiber = *fibers_[static_cast<size_t>(thread_)];
+    fiber.waits = why;
+    swap(fiber.context, scheduler_);
+  }
+  float exchange(float value, int mask) {
+    values_[static_cast<size_t>(thread_)] = value;
+    wait(Waits::kWarp);
+    const float other = values_[static_cast<size_t>(thread_ ^ mask)];
+    wait(Waits::kWarp);
+    return other;
+  }
+  void reseed(uint64_t seed) { random_.seed(seed); }
+
+  int64_t block() const { return block_; }
+  int thread() const { return thread_; }
+  const LaunchShape& shape() const { return shape_; }
+  std::byte* shared() {
+    const auto at = reinterpret_cast<uintptr_t>(shared_.data());
+    return shared_.data() + (16 - at % 16) % 16;
+  }
+
+ private:
+  static void swap(ucontext_t& from, ucontext_t& to) {
+    if (swapcontext(&from, &to) != 0) throw Error("emulator: swapcontext failed");
+  }
+  static void enter();
+
+  void run_block() {
+    // What a block finds in its memory is nothing that it may count on.
+    std::fill(shared_.begin(), shared_.end(), std::byte{0xff});
+    for (int i = 0; i < shape_.threads; ++i) prepare(*fibers_[static_cast<size_t>(i)]);
+    while (std::any_of(fibers_.begin(), fibers_.begin() + shape_.threads,
+                       [](const auto& fiber) { return !fiber->done; })) {
+      std::shuffle(order_.begin(), order_.end(), random_);
+      bool moved = false;
+      for (const int i : order_) moved = step(i) || moved;
+      moved = release() || moved;
+      if (!moved) throw Error("emulator: threads of a block wait for others that never come");
+    }
+  }
+
+  void prepare(Fiber& fiber) {
+    fiber.done = false;
+    fiber.waits = Waits::kNothing;
+    if (getcontext(&fiber.context) != 0) throw Error("emulator: getcontext failed");
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    fiber.context.uc_link = &scheduler_;
+    makecontext(&fiber.context, &Machine::enter, 0);
+  }
+
+  bool step(int i) {
+    Fiber& fiber = *fibers_[static_cast<size_t>(i)];
+    if (fiber.done || fiber.waits != Waits::kNothing) return false;
+    thread_ = i;
+    swap(scheduler_, fiber.context);
+    return true;
+  }
+
+  // Lets go on who has met: all threads at a barrier, a warp at a shuffle. An ended thread is
+  // missed at both.
+  bool release() {
+    bool any = release_range(0, shape_.threads, Waits::kBlock);
+    for (int warp = 0; warp < shape_.threads; warp += kWarpSize) {
+      any = release_range(warp, std::min(warp + kWarpSize, shape_.threads), Waits::kWarp) || any;
+    }
+    return any;
+  }
+  bool release_range(int begin, int end, Waits why) {
+    for (int i = begin; i < end; ++i) {
+      const Fiber& fiber = *fibers_[static_cast<size_t>(i)];
+      if (fiber.done || fiber.waits != why) return false;
+    }
+    for (int i = begin; i < end; ++i) fibers_[static_cast<size_t>(i)]->waits = Waits::kNothing;
+    return true;
+  }
+
+  LaunchShape shape_;
+  const std::function<void()>* body_ = nullptr;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<std::byte> shared_;
+  std::vector<float> values_;
+  std::vector<int> order_;
+  std::mt19937_64 random_{1};
+  ucontext_t scheduler_{};
+  int64_t block_ = 0;
+  int thread_ = 0;
+};
+
+// A machine a thread of the process: ranks that are threads have each their own.
+Machine& machine() {
+  thread_local Machine instance;
+  return instance;
+}
+
+void Machine::enter() {
+  Machine& self = machine();
+  (*self.body_)();
+  Fiber& fiber = *self.fibers_[static_cast<size_t>(self.thread_)];
+  fiber.done = true;
+  swap(fiber.context, self.scheduler_);
+}
+
+}  // namespace
+
+int64_t block_index() { return machine().block(); }
+int64_t block_count() { return machine().shape().blocks; }
+int thread_index() { return machine().thread(); }
+int thread_count() { return machine().shape().threads; }
+void sync_block() { machine().wait(Waits::kBlock); }
+float warp_xor(float value, int mask) { return machine().exchange(value, mask); }
+std::byte* shared_memory() { return machine().shared(); }
+void run_grid(const LaunchShape& shape, const std::function<void()>& thread) {
+  if (shape.blocks > 0) machine().run(shape, thread);
+}
+void shuffle_threads(uint64_t seed) { machine().reseed(seed); }
+
+}  // namespace rwkv::device
