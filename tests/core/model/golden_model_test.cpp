@@ -1,7 +1,9 @@
-// Whole models against golden numbers: reference in double, CPU in float32 and bf16.
+// Whole models against golden numbers: reference in double, CPU and emulated CUDA kernels in
+// float32 and bf16.
 #include <gtest/gtest.h>
 
 #include "core/plan/param_table.h"
+#include "tests/support/emulator/emulator_backend.h"
 #include "tests/support/model_run.h"
 #include "tests/support/tolerance.h"
 
@@ -13,6 +15,7 @@ using namespace test;
 struct Case {
   const char* file;
   const char* precision;
+  bool emulated = false;  // the CUDA kernels on the emulator
 };
 
 class GoldenModel : public testing::TestWithParam<Case> {
@@ -20,7 +23,12 @@ class GoldenModel : public testing::TestWithParam<Case> {
   ModelRun how() const {
     const std::string p = GetParam().precision;
     if (p == "fp64") return {reference_backend(), kDouble};
-    return {cpu_backend(), p == "fp32" ? kSingle : kHalf};
+    const Backend& ops = GetParam().emulated ? emulator_backend() : cpu_backend();
+    return {ops, p == "fp32" ? kSingle : kHalf};
+  }
+  bool runs_here() const {
+    const ModelRun run = how();
+    return run.precision.compute != DType::kBF16 || run.ops.bf16;
   }
   double tolerance(double fp64, double fp32, double half) const {
     const std::string p = GetParam().precision;
@@ -39,9 +47,7 @@ double global_distance(const Golden& golden, const ModelResults& results) {
 }
 
 TEST_P(GoldenModel, LossLogitsGradientsAndStates) {
-  if (std::string(GetParam().precision) == "bf16" && !cpu_backend().bf16) {
-    GTEST_SKIP() << "no bf16 products on this CPU";
-  }
+  if (!runs_here()) GTEST_SKIP() << "no bf16 products on this CPU";
   const Golden golden(GetParam().file);
   const ModelConfig config = golden.model();
   ModelRun run = how();
@@ -77,9 +83,7 @@ TEST_P(GoldenModel, LossLogitsGradientsAndStates) {
 }
 
 TEST_P(GoldenModel, FromTheZeroState) {
-  if (std::string(GetParam().precision) == "bf16" && !cpu_backend().bf16) {
-    GTEST_SKIP() << "no bf16 products on this CPU";
-  }
+  if (!runs_here()) GTEST_SKIP() << "no bf16 products on this CPU";
   const Golden golden(GetParam().file);
   const ModelRun run = how();
   ParamStore store(param_table(golden.model()), run.precision, true);
@@ -94,7 +98,7 @@ TEST_P(GoldenModel, FromTheZeroState) {
 TEST_P(GoldenModel, RecomputeAndThreadsKeepTheBits) {
   const Golden golden(GetParam().file);
   ModelRun run = how();
-  if (run.precision.compute == DType::kBF16 && !cpu_backend().bf16) GTEST_SKIP() << "no bf16";
+  if (!runs_here()) GTEST_SKIP() << "no bf16 products on this CPU";
   ParamStore store(param_table(golden.model()), run.precision, true);
   load_params(golden, "params", store);
   const auto entering = golden_states(golden, "state_in", golden.model().layers);
@@ -118,9 +122,12 @@ INSTANTIATE_TEST_SUITE_P(
     All, GoldenModel,
     testing::Values(Case{"model_a.h5", "fp64"}, Case{"model_a.h5", "fp32"},
                     Case{"model_a.h5", "bf16"}, Case{"model_b_l2wrap.h5", "fp64"},
-                    Case{"model_b_l2wrap.h5", "fp32"}, Case{"model_b_l2wrap.h5", "bf16"}),
+                    Case{"model_b_l2wrap.h5", "fp32"}, Case{"model_b_l2wrap.h5", "bf16"},
+                    Case{"model_a.h5", "fp32", true}, Case{"model_a.h5", "bf16", true},
+                    Case{"model_b_l2wrap.h5", "fp32", true}),
     [](const auto& chosen) {
-      return std::string(chosen.param.file).substr(0, 7) + "_" + chosen.param.precision;
+      return std::string(chosen.param.file).substr(0, 7) + "_" + chosen.param.precision +
+             (chosen.param.emulated ? "_cuda_emulator" : "");
     });
 
 }  // namespace

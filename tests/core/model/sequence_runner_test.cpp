@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "core/plan/param_table.h"
+#include "tests/support/emulator/emulator_backend.h"
 #include "tests/support/sequence_run.h"
 #include "tests/support/tolerance.h"
 
@@ -106,6 +107,18 @@ TEST(SequenceParity, InBf16) {
   const ModelRun how{cpu_backend(), kHalf, false, 1, 1e-4};
   Parity(how, tolerance::kSegmentsBf16, tolerance::kBf16ModelGradient)
       .expect({1, 2, 3, 5}, {5, 13});
+}
+
+TEST(SequenceParity, OfTheCudaKernelsOnTheEmulator) {
+  const ModelRun how{emulator_backend(), kSingle, false, 1, 1e-4};
+  const SequenceCase c = case_with({13, 15}, 26);
+  const SequenceResults want = run_whole(how, c);
+  for (const SequenceLayout& layout :
+       {SequenceLayout{2, 13, 0, "gather", "all"}, SequenceLayout{1, 13, 4, "ring", "all"},
+        SequenceLayout{3, 8, 0, "ring", "sqrt", 4}}) {
+    const Worst got = compare(run_in_segments(how, c, layout), want);
+    EXPECT_LE(got.distance, tolerance::kFloat) << got.name << ": " << to_string(layout);
+  }
 }
 
 TEST(SequenceParity, FoldedOverTiles) {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/reference/time_mix.h"
+#include "tests/support/emulator/emulator_backend.h"
 #include "tests/support/tolerance.h"
 
 namespace rwkv {
@@ -32,6 +33,15 @@ TEST_F(Trajectory, CpuInFloat) {
   const TrajectoryResult got = run_trajectory(golden_, cpu_backend(), kSingle, table_, kSteps);
   EXPECT_LT(got.worst_loss, tolerance::kTrajectoryLoss);
   EXPECT_LT(got.worst_tensor, tolerance::kTrajectoryTensor) << got.tensor;
+}
+
+// Fewer steps: fibers are slow. Final tensors are those of all 40.
+TEST_F(Trajectory, CudaKernelsOnTheEmulatorInFloat) {
+  constexpr int64_t kFewSteps = 6;
+  const TrajectoryResult got =
+      run_trajectory(golden_, emulator_backend(), kSingle, table_, kFewSteps);
+  EXPECT_LT(got.worst_loss, tolerance::kTrajectoryLoss);
+  EXPECT_LT(got.worst_norm, 10 * tolerance::kTrajectoryLoss);
 }
 
 // Planted mistakes in the table: some step's loss or some final tensor must be off.
