@@ -9,7 +9,7 @@
 
 #include "core/train/console.h"
 #include "core/train/job.h"
-#include "kernels/backend.h"
+#include "kernels/cuda_library.h"
 #include "launcher/command.h"
 
 namespace rwkv {
@@ -80,7 +80,11 @@ ExitCode doctor(Context& context) {
   if (cpu_backend().bf16) text += fmt::format(", {:.0f} bf16", time_product(DType::kBF16));
   text += fmt::format("\nranks    {} ({}), {} on this host; all-reduce of 1 MiB: {:.3f} ms\n",
                       world.size(), world.name(), place.size, seconds * 1e3);
-  text += "gpu      not in this build: the CPU backend trains\n";
+  const CudaLibrary& cuda = cuda_library();
+  text += cuda.devices > 0
+              ? fmt::format("gpu      {} of {}; its kernels are there, training on it is not yet\n",
+                            cuda.devices, cuda.device)
+              : fmt::format("gpu      {}: the CPU backend trains\n", cuda.why);
   text += "setting " + environment_text() + "\n";
   std::fputs(text.c_str(), stdout);
   return ExitCode::kDone;

@@ -5,7 +5,8 @@
 # that was never killed.
 #   scripts/check_kills.sh     KILLS=50 SEED=1 RANKS="1 2 3 4": the numbers of ranks to choose from
 #   scripts/check_kills.sh sequences       each start also splits its sequences in another way: data x
-#                                          sequence ranks, chunk, exchange, stash, micro-batch at random
+#                                          sequence ranks, chunk, exchange, stash, micro-batch at random.
+#                                          STOPS=2: and stops by itself after as many steps
 # WIDTH=32 STEPS=160 PRECISION=bf16: the model and how long it trains.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -111,6 +112,13 @@ end_of() {
   done
 }
 
+# newest RUN: steps of its last checkpoint; 0 when it has none.
+newest() {
+  local last
+  last=$(compgen -G "$1/checkpoints/step-*[0-9]" | sed 's/.*step-//' | sort -n | tail -n 1)
+  echo "${last:-0}"
+}
+
 # state_of RUN: what the kill came into.
 state_of() {
   if saving "$1"; then
@@ -136,6 +144,7 @@ one_start() {
   local rank=$((RANDOM % ranks)) moments=(start run save) spans=(120 1500 12)
   local which=$((RANDOM % 3))
   layout "$ranks"
+  if [[ -n ${STOPS:-} ]]; then keys+=("train.stop_at=$(($(newest "$run") + STOPS))"); fi
   touch "$folder/started"
   (start "$ranks" "$run" "${keys[@]}") >"$folder/said" 2>&1 &
   job=$!
@@ -150,6 +159,11 @@ one_start() {
   fi
   wait "$job" 2>/dev/null || code=$?
   if ((code == 0)); then return 0; fi
+  if ! $struck && ((code == 85)); then
+    stops=$((stops + 1))
+    echo "stop $stops on $ranks ranks, ${keys[*]}"
+    return 1
+  fi
   if ! $struck; then
     wrong "code $code without a kill"
     return 2
@@ -164,7 +178,7 @@ one_start() {
 }
 
 declare -A count=([starting]=0 [training]=0 [saving]=0)
-failed=0 killed=0 stuck=0 same=0 number=0
+failed=0 killed=0 stops=0 stuck=0 same=0 number=0
 (start 1 "$folder/whole") >/dev/null
 result_of "$program" "$folder/whole" >"$folder/want"
 while ((killed < kills && failed < 5)); do
@@ -184,6 +198,7 @@ while ((killed < kills && failed < 5)); do
     wrong "run $number differs after $starts starts"
   fi
 done
+if ((stops)); then echo "$stops starts did what they were asked for and stopped"; fi
 if ((stuck)); then echo "mpirun itself was stuck $stuck times (PMIX ERROR)"; fi
 echo "$killed kills (${count[starting]} starting, ${count[training]} training, ${count[saving]} saving)," \
   "$same runs with the bits of the one that was never killed, $failed wrong"

@@ -16,9 +16,9 @@
 #include <cmath>
 #include <cstdint>
 
+#include <device_backend.h>
 #include "core/base/stream.h"
 #include "core/base/tensor.h"
-#include "device_backend.h"
 
 namespace rwkv::cuda {
 

@@ -1,4 +1,7 @@
-// The kernels for the GPU, as the library that the program opens at run time.
+// The kernels for the GPU, as the library that the program opens at run time
+// (kernels/cuda_library.h).
+#include <cstdio>
+
 #include "kernels/cuda/table.h"
 
 namespace {
@@ -8,6 +11,34 @@ const rwkv::Backend& table() {
   return t;
 }
 
+// Nothing here fails for want of a driver: that is what it finds out.
+int count_devices(char* text, int size) {
+  int driver = 0, devices = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+    std::snprintf(text, static_cast<size_t>(size), "no driver on this machine");
+    return 0;
+  }
+  const cudaError_t code = cudaGetDeviceCount(&devices);
+  if (code != cudaSuccess || devices == 0) {
+    std::snprintf(text, static_cast<size_t>(size), "no device: %s", cudaGetErrorString(code));
+    return 0;
+  }
+  cudaDeviceProp device{};
+  rwkv::device::check(cudaGetDeviceProperties(&device, 0), "device properties");
+  std::snprintf(text, static_cast<size_t>(size), "%s, sm_%d%d, %.1f GiB", device.name, device.major,
+                device.minor, static_cast<double>(device.totalGlobalMem) / (1 << 30));
+  return devices;
+}
+
 }  // namespace
 
 extern "C" const rwkv::Backend* rwkv_cuda_backend() { return &table(); }
+
+extern "C" int rwkv_cuda_devices(char* text, int size) {
+  try {
+    return count_devices(text, size);
+  } catch (const std::exception& error) {
+    std::snprintf(text, static_cast<size_t>(size), "%s", error.what());
+    return 0;
+  }
+}

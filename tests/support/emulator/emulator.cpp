@@ -8,6 +8,9 @@
 #include <vector>
 
 #include "tests/support/emulator/device_backend.h"
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
 
 namespace rwkv::device {
 namespace {
@@ -23,6 +26,8 @@ struct Place {
   ucontext_t context{};
   jmp_buf jump{};
   bool entered = true;
+  const void* bottom = nullptr;  // of its stack
+  size_t bytes = 0;
 };
 
 struct Fiber : Place {
@@ -71,6 +76,16 @@ class Machine {
   }
 
  private:
+#ifdef __SANITIZE_ADDRESS__
+  // The sanitizer is told of every change of stacks.
+  static void swap(Place& from, Place& to) {
+    void* fake_stack = nullptr;
+    __sanitizer_start_switch_fiber(&fake_stack, to.bottom, to.bytes);
+    to.entered = true;
+    if (swapcontext(&from.context, &to.context) != 0) throw Error("emulator: swapcontext failed");
+    __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
+  }
+#else
   static void swap(Place& from, Place& to) {
     if (_setjmp(from.jump) != 0) return;  // somebody came back
     if (to.entered) _longjmp(to.jump, 1);
@@ -78,6 +93,7 @@ class Machine {
     setcontext(&to.context);
     throw Error("emulator: setcontext failed");
   }
+#endif
   static void enter();
 
   void run_block() {
@@ -102,6 +118,8 @@ class Machine {
     fiber.context.uc_stack.ss_size = fiber.stack.size();
     fiber.context.uc_link = nullptr;  // enter() never returns
     fiber.entered = false;
+    fiber.bottom = fiber.stack.data();
+    fiber.bytes = fiber.stack.size();
     makecontext(&fiber.context, &Machine::enter, 0);
   }
 
@@ -151,6 +169,9 @@ Machine& machine() {
 
 void Machine::enter() {
   Machine& self = machine();
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(nullptr, &self.scheduler_.bottom, &self.scheduler_.bytes);
+#endif
   (*self.body_)();
   Fiber& fiber = *self.fibers_[static_cast<size_t>(self.thread_)];
   fiber.done = true;

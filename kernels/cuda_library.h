@@ -1,0 +1,21 @@
+// librwkv_cuda.so, opened when it is first asked for: the program itself needs neither a driver nor
+// the CUDA libraries, and goes on without them.
+#pragma once
+
+#include <string>
+
+#include "kernels/backend.h"
+
+namespace rwkv {
+
+struct CudaLibrary {
+  const Backend* backend = nullptr;  // nullptr: there is none; `why` says so in a few words
+  int devices = 0;                   // 0: `why`
+  std::string device;                // "NVIDIA H200, sm_90, 139.8 GiB" of device 0
+  std::string why;
+};
+
+// Thread-safe; the library stays open to the end of the process.
+const CudaLibrary& cuda_library();
+
+}  // namespace rwkv
