@@ -28,7 +28,10 @@ class CaseBatch {
       targets_[i] = below(c.config.vocab, 1);
       weight_[i] = static_cast<float>(below(4, 2)) / 2;
     }
-    for (const int64_t t : c.starts) starts_[t] = 1;
+    for (const int64_t t : c.starts) {
+      starts_[t] = 1;
+      if (c.starts_in_both) starts_[c.tokens + t] = 1;
+    }
   }
   Batch batch() {
     return {tokens_.view(), targets_.view(), weight_.view(),

@@ -11,12 +11,13 @@
 
 namespace rwkv::test {
 
-// Two sequences; documents start in the first one alone.
+// Two sequences.
 struct SequenceCase {
   ModelConfig config;
   int64_t tokens = 0;
   std::vector<int64_t> starts;
-  bool enters = true;  // else everything starts from zero
+  bool enters = true;           // else everything starts from zero
+  bool starts_in_both = false;  // else in the first sequence alone
 
   static constexpr int64_t kBatch = 2;
 };

@@ -157,6 +157,27 @@ TEST(SequenceTraffic, FollowsTheGradient) {
   EXPECT_EQ(sent({false, false}), 0);
 }
 
+// Where every segment begins with a document nothing crosses an edge, so that cutting gradients, or
+// handing nothing on, changes nothing; one edge without a start is enough to change it.
+TEST(SequenceModes, CutWhereDocumentsStartLosesNothing) {
+  for (const Handing handing : {Handing{true, false}, Handing{false, false}}) {
+    for (const int ranks : {1, 2}) {
+      for (const int64_t overlap : {0, 5}) {
+        SequenceLayout layout{ranks, 13, overlap, "ring", "all"};
+        layout.handing = handing;
+        const auto off = [&](const std::vector<int64_t>& starts) {
+          SequenceCase c = case_with(starts);
+          c.enters = false;
+          c.starts_in_both = true;
+          return compare(run_in_segments(kInDouble, c, layout), run_whole(kInDouble, c)).distance;
+        };
+        EXPECT_LE(off({13, 26}), tolerance::kSegmentsDouble) << to_string(layout);
+        EXPECT_GT(off({13}), 1e-6) << to_string(layout);
+      }
+    }
+  }
+}
+
 // Mistakes: a backend of which one op is wrong.
 class SequenceCanary : public testing::Test {
  protected:
