@@ -5,6 +5,48 @@
 
 namespace rwkv {
 
+// Carries on their way to the rank that keeps them: one ticket a layer.
+class CarryTickets {
+ public:
+  explicit CarryTickets(int64_t layers) : tickets_(static_cast<size_t>(layers)) {}
+  void keep(int64_t layer, std::unique_ptr<Ticket> ticket) {
+    tickets_[static_cast<size_t>(layer)] = std::move(ticket);
+  }
+  void settle(int64_t layer) {
+    std::unique_ptr<Ticket>& ticket = tickets_[static_cast<size_t>(layer)];
+    if (ticket != nullptr) ticket->wait();
+    ticket.reset();
+  }
+  void settle() {
+    for (size_t layer = 0; layer < tickets_.size(); ++layer) settle(static_cast<int64_t>(layer));
+  }
+
+ private:
+  std::vector<std::unique_ptr<Ticket>> tickets_;
+};
+
+// The maps of all ranks of a communicator, by all-gather, and folds over them.
+class GatheredMaps {
+ public:
+  GatheredMaps(const ExchangeLayout& layout, int ranks, Arena& arena) : tiles_(layout.tiles) {
+    const Shape all = layout.maps(ranks * layout.tiles);
+    maps_ = arena.take("exchange", layout.acc, all);
+    added_ = arena.take("exchange", layout.acc, all);
+  }
+
+  // A segment's tiles go to its rank's place; a short last one leaves the rest of it unread.
+  void gather(Communicator&, const Stream&, const ConstTensor& m, const ConstTensor& added);
+  void wait();
+  void poll();
+  void fold(const Backend&, const Stream&, int64_t first, int64_t end, bool transposed,
+            ConstTensor from, Tensor out) const;
+
+ private:
+  int64_t tiles_;
+  Tensor maps_, added_;  // (ranks tiles, B, H, N, stride): M; B, backward C
+  std::unique_ptr<Ticket> first_, second_;
+};
+
 // Every rank gets every tile's map and folds for itself (LASP-2, arXiv 2502.07563): one call a
 // layer and direction.
 std::unique_ptr<StateExchange> make_gather_exchange(Communicator&, const Backend&,

@@ -9,18 +9,14 @@ class GatherExchange final : public StateExchange {
  public:
   GatherExchange(Communicator& sequence, const Backend& backend, const ExchangeLayout& sizes,
                  Arena& arena)
-      : StateExchange(sequence, backend, sizes, arena) {
-    const Shape all = sizes.maps(sequence.size() * sizes.tiles);
-    maps_ = arena.take("exchange", sizes.acc, all);
-    added_ = arena.take("exchange", sizes.acc, all);
-  }
+      : StateExchange(sequence, backend, sizes, arena), maps_(sizes, sequence.size(), arena) {}
 
   void send_maps(const Stream& stream, int64_t, ConstTensor m, ConstTensor b) override {
-    gather(stream, m, b);
+    maps_.gather(comm(), stream, m, b);
   }
 
   void receive_state(const Stream& stream, int64_t layer, Tensor s_in) override {
-    wait();
+    maps_.wait();
     const int64_t before = rank() * layout().tiles;
     const ConstTensor entering = place().first ? ConstTensor{} : carry(layer);
     if (!s_in.empty()) fold(stream, 0, before, false, entering, s_in);
@@ -30,11 +26,11 @@ class GatherExchange final : public StateExchange {
   }
 
   void send_adjoints(const Stream& stream, int64_t, ConstTensor m, ConstTensor c) override {
-    gather(stream, m, c);
+    maps_.gather(comm(), stream, m, c);
   }
 
   void receive_gradient(const Stream& stream, int64_t layer, Tensor ds_out) override {
-    wait();
+    maps_.wait();
     const int64_t all = (place().segments - 1) * layout().tiles +
                         (place().last ? place().last_tiles : layout().tiles);
     const int64_t own_end = present() ? rank() * layout().tiles + own_tiles() : all;
@@ -45,43 +41,53 @@ class GatherExchange final : public StateExchange {
     fold(stream, 0, own_end, true, from, dcarry(layer));
   }
 
-  void poll() override {
-    if (first_ != nullptr) first_->done();
-    if (second_ != nullptr) second_->done();
-  }
+  void poll() override { maps_.poll(); }
 
  private:
-  // A segment's tiles go to its rank's place; a short last one leaves the rest of it unread.
-  void gather(const Stream& stream, const ConstTensor& m, const ConstTensor& added) {
-    Stream issuing = stream;
-    for (auto [own, whole, ticket] :
-         {std::tuple{&m, &maps_, &first_}, {&added, &added_, &second_}}) {
-      const Tensor shard = whole->rows(rank() * layout().tiles, (rank() + 1) * layout().tiles);
-      if (!own->empty()) std::memcpy(shard.data, own->data, static_cast<size_t>(own->bytes()));
-      if (ranks() > 1) *ticket = comm().all_gather(shard, *whole, issuing);
-    }
-  }
-  void wait() {
-    if (ranks() == 1) return;
-    first_->wait();
-    second_->wait();
-  }
   void fold(const Stream& stream, int64_t first, int64_t end, bool transposed, ConstTensor from,
             Tensor out) const {
-    ops().wkv7_fold(stream, {.m = maps_,
-                             .add = added_,
-                             .first = first,
-                             .end = end,
-                             .transposed = transposed,
-                             .from = from,
-                             .out = out});
+    maps_.fold(ops(), stream, first, end, transposed, from, out);
   }
 
-  Tensor maps_, added_;  // (P tiles, B, H, N, stride): M; B, backward C
-  std::unique_ptr<Ticket> first_, second_;
+  GatheredMaps maps_;
 };
 
 }  // namespace
+
+void GatheredMaps::gather(Communicator& comm, const Stream& stream, const ConstTensor& m,
+                          const ConstTensor& added) {
+  Stream issuing = stream;
+  const int64_t at = comm.rank() * tiles_;
+  for (auto [own, whole, ticket] : {std::tuple{&m, &maps_, &first_}, {&added, &added_, &second_}}) {
+    const Tensor shard = whole->rows(at, at + tiles_);
+    if (!own->empty()) std::memcpy(shard.data, own->data, static_cast<size_t>(own->bytes()));
+    if (comm.size() > 1) *ticket = comm.all_gather(shard, *whole, issuing);
+  }
+}
+
+void GatheredMaps::wait() {
+  for (std::unique_ptr<Ticket>* ticket : {&first_, &second_}) {
+    if (*ticket != nullptr) (*ticket)->wait();
+    ticket->reset();
+  }
+}
+
+void GatheredMaps::poll() {
+  for (const auto* ticket : {&first_, &second_}) {
+    if (*ticket != nullptr) (*ticket)->done();
+  }
+}
+
+void GatheredMaps::fold(const Backend& ops, const Stream& stream, int64_t first, int64_t end,
+                        bool transposed, ConstTensor from, Tensor out) const {
+  ops.wkv7_fold(stream, {.m = maps_,
+                         .add = added_,
+                         .first = first,
+                         .end = end,
+                         .transposed = transposed,
+                         .from = from,
+                         .out = out});
+}
 
 std::unique_ptr<StateExchange> make_gather_exchange(Communicator& sequence, const Backend& ops,
                                                     const ExchangeLayout& layout, Arena& arena) {

@@ -7,8 +7,7 @@ class RingExchange final : public StateExchange {
  public:
   RingExchange(Communicator& sequence, const Backend& backend, const ExchangeLayout& sizes,
                Arena& arena)
-      : StateExchange(sequence, backend, sizes, arena),
-        carrying_(static_cast<size_t>(sizes.layers)) {
+      : StateExchange(sequence, backend, sizes, arena), carrying_(sizes.layers) {
     in_ = arena.take("exchange", sizes.acc, sizes.state());
     out_ = arena.take("exchange", sizes.acc, sizes.state());
   }
@@ -43,7 +42,7 @@ class RingExchange final : public StateExchange {
  private:
   void begin(const Stream& stream, int64_t layer, const ConstTensor& m, const ConstTensor& added,
              int from) {
-    settle_layer(layer);
+    carrying_.settle(layer);
     if (!present()) return;
     maps_ = m;
     added_ = added;
@@ -83,17 +82,9 @@ class RingExchange final : public StateExchange {
     const bool backward_end = place().first && from == 0;
     if (forward_end || backward_end) return;
     Stream issuing = stream;
-    carrying_[static_cast<size_t>(layer)] = comm().shift({}, kNoRank, carried, from, issuing);
+    carrying_.keep(layer, comm().shift({}, kNoRank, carried, from, issuing));
   }
-
-  void settle_layer(int64_t layer) {
-    std::unique_ptr<Ticket>& ticket = carrying_[static_cast<size_t>(layer)];
-    if (ticket != nullptr) ticket->wait();
-    ticket.reset();
-  }
-  void settle() override {
-    for (int64_t layer = 0; layer < layout().layers; ++layer) settle_layer(layer);
-  }
+  void settle() override { carrying_.settle(); }
 
   void fold(const Stream& stream, bool transposed, int64_t tiles, ConstTensor from,
             Tensor out) const {
@@ -110,7 +101,7 @@ class RingExchange final : public StateExchange {
   ConstTensor maps_, added_;
   int from_ = kNoRank;
   std::unique_ptr<Ticket> receiving_, sending_;
-  std::vector<std::unique_ptr<Ticket>> carrying_;  // a layer
+  CarryTickets carrying_;
 };
 
 }  // namespace

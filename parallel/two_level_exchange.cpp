@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstring>
 
 #include "parallel/exchanges.h"
 
@@ -15,10 +14,8 @@ class TwoLevelExchange final : public StateExchange {
       : StateExchange(sequence, backend, sizes, arena),
         node_size_(node_size),
         nodes_(sequence.size() / node_size),
-        carrying_(static_cast<size_t>(sizes.layers)) {
-    const Shape all = sizes.maps(node_size * sizes.tiles);
-    maps_ = arena.take("exchange", sizes.acc, all);
-    added_ = arena.take("exchange", sizes.acc, all);
+        maps_(sizes, node_size, arena),
+        carrying_(sizes.layers) {
     in_ = arena.take("exchange", sizes.acc, sizes.state());
     out_ = arena.take("exchange", sizes.acc, sizes.state());
   }
@@ -62,7 +59,8 @@ class TwoLevelExchange final : public StateExchange {
   }
 
   void poll() override {
-    for (const auto& ticket : {&first_, &second_, &receiving_, &sending_}) {
+    maps_.poll();
+    for (const auto* ticket : {&receiving_, &sending_}) {
       if (*ticket != nullptr) (*ticket)->done();
     }
   }
@@ -88,23 +86,16 @@ class TwoLevelExchange final : public StateExchange {
 
   void begin(const Stream& stream, int64_t layer, const ConstTensor& m, const ConstTensor& added,
              int from) {
-    settle_layer(layer);
+    carrying_.settle(layer);
     Stream issuing = stream;
     if (node_ == nullptr) node_ = comm().split(node(), rank());
-    for (auto [own, whole, ticket] :
-         {std::tuple{&m, &maps_, &first_}, {&added, &added_, &second_}}) {
-      const int64_t at = place_in_node() * layout().tiles;
-      const Tensor shard = whole->rows(at, at + layout().tiles);
-      if (!own->empty()) std::memcpy(shard.data, own->data, static_cast<size_t>(own->bytes()));
-      *ticket = node_->all_gather(shard, *whole, issuing);
-    }
+    maps_.gather(*node_, stream, m, added);
     if (from != kNoRank) receiving_ = comm().shift({}, kNoRank, in_, from, issuing);
   }
   void wait() {
-    for (std::unique_ptr<Ticket>* ticket : {&first_, &second_, &receiving_}) {
-      if (*ticket != nullptr) (*ticket)->wait();
-      ticket->reset();
-    }
+    maps_.wait();
+    if (receiving_ != nullptr) receiving_->wait();
+    receiving_.reset();
   }
 
   // Over all of the node's tiles, to the same place in node `to`; `carried`: where it ends up when
@@ -121,35 +112,22 @@ class TwoLevelExchange final : public StateExchange {
   void take_carry(const Stream& stream, int64_t layer, int from, Tensor carried) {
     if (nodes_ == 1) return;
     Stream issuing = stream;
-    carrying_[static_cast<size_t>(layer)] =
-        comm().shift({}, kNoRank, carried, from * node_size_ + place_in_node(), issuing);
+    carrying_.keep(
+        layer, comm().shift({}, kNoRank, carried, from * node_size_ + place_in_node(), issuing));
   }
-  void settle_layer(int64_t layer) {
-    std::unique_ptr<Ticket>& ticket = carrying_[static_cast<size_t>(layer)];
-    if (ticket != nullptr) ticket->wait();
-    ticket.reset();
-  }
-  void settle() override {
-    for (int64_t layer = 0; layer < layout().layers; ++layer) settle_layer(layer);
-  }
+  void settle() override { carrying_.settle(); }
 
   void fold(const Stream& stream, int64_t first, int64_t end, bool transposed, ConstTensor from,
             Tensor out) const {
-    ops().wkv7_fold(stream, {.m = maps_,
-                             .add = added_,
-                             .first = first,
-                             .end = end,
-                             .transposed = transposed,
-                             .from = from,
-                             .out = out});
+    maps_.fold(ops(), stream, first, end, transposed, from, out);
   }
 
   int node_size_, nodes_;
   std::unique_ptr<Communicator> node_;  // this rank's, from the first exchange on
-  Tensor maps_, added_;                 // (node size tiles, B, H, N, stride): M; B, backward C
+  GatheredMaps maps_;                   // of the node
   Tensor in_, out_;                     // (B, H, N, N)
-  std::unique_ptr<Ticket> first_, second_, receiving_, sending_;
-  std::vector<std::unique_ptr<Ticket>> carrying_;  // a layer
+  std::unique_ptr<Ticket> receiving_, sending_;
+  CarryTickets carrying_;
 };
 
 }  // namespace
