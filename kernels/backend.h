@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/base/memory.h"
 #include "core/base/stream.h"
 #include "kernels/adamw.h"
 #include "kernels/cross_entropy.h"
@@ -30,6 +31,7 @@ struct Backend {
   std::string build;      // compiler and libraries that its bits depend on
   bool bf16 = false;      // computes in bf16 (else the caller falls back to f32, and says so)
   bool f64 = false;
+  const Memory* memory = &host_memory();  // where its tensors live
 
   Kernel<Matmul> matmul;
   Kernel<WeightGradient> weight_gradient;

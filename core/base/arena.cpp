@@ -1,8 +1,6 @@
 #include "core/base/arena.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 
 namespace rwkv {
 namespace {
@@ -10,17 +8,6 @@ namespace {
 constexpr int64_t kAlign = 64;  // a cache line, and the widest vector register
 
 }  // namespace
-
-void Buffer::Free::operator()(std::byte* p) const { std::free(p); }
-
-Buffer::Buffer(int64_t bytes) : bytes_(bytes) {
-  const int64_t rounded = std::max<int64_t>(kAlign, (bytes + kAlign - 1) / kAlign * kAlign);
-  auto* p = static_cast<std::byte*>(
-      std::aligned_alloc(static_cast<size_t>(kAlign), static_cast<size_t>(rounded)));
-  if (p == nullptr) throw Error("out of memory: " + std::to_string(rounded) + " bytes wanted");
-  std::memset(p, 0, static_cast<size_t>(rounded));
-  data_.reset(p);
-}
 
 Tensor Arena::take(std::string_view name, DType dtype, const Shape& shape) {
   const int64_t bytes = shape.elements() * bytes_of(dtype);

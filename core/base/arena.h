@@ -4,30 +4,14 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/base/memory.h"
 #include "core/base/tensor.h"
 
 namespace rwkv {
-
-// 64-byte aligned memory, zeroed. Throws Error naming the bytes when there is not enough.
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(int64_t bytes);
-  std::byte* data() const { return data_.get(); }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  struct Free {
-    void operator()(std::byte*) const;
-  };
-  std::unique_ptr<std::byte, Free> data_;
-  int64_t bytes_ = 0;
-};
 
 class Arena {
  public:
