@@ -2,10 +2,9 @@
 // (kernels/cuda_library.h).
 #include <cstdio>
 
+#include <device_memory.h>
+#include <library_products.h>
 #include "kernels/cuda/table.h"
-
-#include "device_memory.h"
-#include "library_products.h"
 
 namespace {
 

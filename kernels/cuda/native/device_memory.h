@@ -1,4 +1,4 @@
-// The GPU's memory as a table (core/base/memory.h). For .cu files alone.
+// The GPU's memory as a table (core/base/memory.h).
 #pragma once
 
 #include "core/base/memory.h"

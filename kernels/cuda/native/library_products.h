@@ -1,6 +1,7 @@
-// Products by cuBLASLt. For .cu files alone.
+// Products by cuBLASLt.
 #pragma once
 
+#include "core/base/stream.h"
 #include "kernels/matmul.h"
 
 namespace rwkv::cuda {

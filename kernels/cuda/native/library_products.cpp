@@ -1,6 +1,6 @@
 // cuBLASLt is column-major: a row-major c = a b is its c^T = b^T a^T, so the operands change
 // places.
-#include "library_products.h"
+#include <library_products.h>
 
 #include <cublasLt.h>
 
@@ -12,7 +12,7 @@
 #include <tuple>
 #include <vector>
 
-#include "device_backend.h"
+#include <device_check.h>
 
 namespace rwkv::cuda {
 namespace {
@@ -37,14 +37,18 @@ struct ProductKey {
   auto operator<=>(const ProductKey&) const = default;
 };
 
-template <class T, cublasStatus_t (*Destroy)(T)>
-struct Destroyer {
-  using pointer = T;
-  void operator()(T handle) const { Destroy(handle); }
+struct DestroyOperation {
+  void operator()(cublasLtMatmulDesc_t p) const { cublasLtMatmulDescDestroy(p); }
 };
-using Operation = std::unique_ptr<void, Destroyer<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>>;
-using Layout =
-    std::unique_ptr<void, Destroyer<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>>;
+struct DestroyLayout {
+  void operator()(cublasLtMatrixLayout_t p) const { cublasLtMatrixLayoutDestroy(p); }
+};
+struct DestroyPreference {
+  void operator()(cublasLtMatmulPreference_t p) const { cublasLtMatmulPreferenceDestroy(p); }
+};
+using Operation = std::unique_ptr<cublasLtMatmulDescOpaque_t, DestroyOperation>;
+using Layout = std::unique_ptr<cublasLtMatrixLayoutOpaque_t, DestroyLayout>;
+using Preference = std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, DestroyPreference>;
 
 Layout layout_of(DType type, int64_t rows, int64_t columns) {
   cublasLtMatrixLayout_t layout = nullptr;
@@ -129,9 +133,7 @@ class Products {
   std::vector<cublasLtMatmulHeuristicResult_t> candidates(const Plan& plan) const {
     cublasLtMatmulPreference_t preference = nullptr;
     check(cublasLtMatmulPreferenceCreate(&preference), "preference");
-    const std::unique_ptr<void,
-                          Destroyer<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>>
-        owner(preference);
+    const Preference owner(preference);
     const size_t room = kWorkspace;
     check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                &room, sizeof room),

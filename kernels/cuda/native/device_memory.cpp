@@ -1,6 +1,6 @@
-#include "device_memory.h"
+#include <device_memory.h>
 
-#include "device_backend.h"
+#include <device_check.h>
 
 namespace rwkv::device {
 namespace {
