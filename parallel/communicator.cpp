@@ -44,7 +44,7 @@ bool can_reduce(DType type) {
 template <class T>
 T reduce_one(Communicator& comm, T value, Reduce how) {
   Stream stream;
-  comm.all_reduce(view_of(&value, {1}), how, stream)->wait();
+  comm.host().all_reduce(view_of(&value, {1}), how, stream)->wait();
   return value;
 }
 
@@ -108,10 +108,14 @@ std::unique_ptr<Ticket> Communicator::shift(ConstTensor out, int to, Tensor in, 
   }
   record_operation(to == kNoRank || to == rank() ? 0 : out.bytes());
   if (to == rank()) {
-    if (out.bytes() > 0) std::memcpy(in.data, out.data, static_cast<size_t>(out.bytes()));
+    if (out.bytes() > 0) copy_local(stream, in, out);
     return std::make_unique<DoneTicket>();
   }
   return do_shift(out, to, in, from, stream);
+}
+
+void Communicator::copy_local(Stream&, const Tensor& to, const ConstTensor& from) {
+  std::memcpy(to.data, from.data, static_cast<size_t>(from.bytes()));
 }
 
 double Communicator::sum(double value) { return reduce_one(*this, value, Reduce::kSum); }
@@ -120,12 +124,13 @@ int64_t Communicator::max(int64_t value) { return reduce_one(*this, value, Reduc
 
 std::string Communicator::broadcast(std::string text, int root) {
   Stream stream;
+  Communicator& ranks = host();
   auto length = static_cast<int64_t>(text.size());
-  broadcast(view_of(&length, {1}), root, stream)->wait();
+  ranks.broadcast(view_of(&length, {1}), root, stream)->wait();
   text.resize(static_cast<size_t>(length));
   if (length > 0) {
     const Tensor bytes{reinterpret_cast<std::byte*>(text.data()), DType::kU8, {length}};
-    broadcast(bytes, root, stream)->wait();
+    ranks.broadcast(bytes, root, stream)->wait();
   }
   return text;
 }

@@ -1,6 +1,7 @@
 // Ranks that talk. Calls are collective unless said otherwise: every rank of the communicator must
 // make them, in the same order, with the same sizes and types. Stream-ordered: a call returns a
 // ticket once the operation is under way; the buffers must live and stay untouched until wait().
+// Tensors live in the memory of the communicator: the host's, or a device's (make_staged, NCCL).
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include <memory>
 #include <string>
 
+#include "core/base/memory.h"
 #include "core/base/stream.h"
 #include "core/base/tensor.h"
 
@@ -19,7 +21,10 @@ inline constexpr int kNoRank = -1;
 
 struct HostPlace;
 
-// An operation under way. On a CPU progress is made by polling done(). Destroying a ticket waits
+// An operation under way. On a CPU progress is made by polling done(). After wait() the result is
+// there for whatever the operation's stream is given next: on a host it is there, on a device the
+// stream waits for it and the host need not (it reads by Memory::copy on that stream, and see
+// settle()). A ticket does not outlive its communicator. Destroying a ticket waits
 // for its operation and drops its error, except while an exception is on its way: then the
 // operation is given up, and the communicator is good for abort() alone.
 class Ticket {
@@ -35,7 +40,10 @@ class Communicator {
 
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  virtual std::string name() const = 0;  // self | local | mpi | nccl
+  virtual std::string name() const = 0;  // self | local | mpi | staged | nccl
+
+  // The same ranks for tensors of the host, at any time: itself unless its tensors are a device's.
+  virtual Communicator& host() { return *this; }
 
   // inout: f64, f32, i64 or i32, any shape; the same bits on all ranks afterwards. kMax and kMin of
   // floats that hold a NaN are unspecified.
@@ -51,6 +59,12 @@ class Communicator {
 
   virtual void barrier() = 0;
 
+  // Not collective. Blocks until the operations that this rank began are over on the device too;
+  // throws CommError where one failed or outlasts the time limit. To be called before the host
+  // waits for a stream, which would wait for a lost peer for ever. A host's operations are over
+  // with wait().
+  virtual void settle() {}
+
   // Ranks that give the same colour form a new communicator, ordered by key, then by rank. A
   // negative colour gives nullptr.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
@@ -58,7 +72,7 @@ class Communicator {
   // Not collective. Ends every rank of the job with `code`; frees peers stuck in a collective.
   [[noreturn]] virtual void abort(int code) noexcept = 0;
 
-  // Blocking conveniences over the above.
+  // Blocking conveniences over the above, on host().
   double sum(double);
   int64_t min(int64_t);
   int64_t max(int64_t);
@@ -77,6 +91,8 @@ class Communicator {
     ++operations_;
     sent_bytes_ += sent_bytes;
   }
+  // to = from, both of this rank and of the same bytes, at least one; in order of the stream.
+  virtual void copy_local(Stream&, const Tensor& to, const ConstTensor& from);
 
  private:
   virtual std::unique_ptr<Ticket> do_all_reduce(Tensor, Reduce, Stream&) = 0;
@@ -90,8 +106,14 @@ class Communicator {
   int64_t sent_bytes_ = 0;
 };
 
-// One rank, no library.
-std::unique_ptr<Communicator> make_self();
+// One rank, no library; for tensors of the given memory, which must outlive it.
+std::unique_ptr<Communicator> make_self(const Memory& = host_memory());
+
+// The ranks of `control`, which works on the host, for tensors of `device`: by copies to host
+// buffers, `control`, and copies back when a ticket is waited for. For ranks that share a device,
+// and to check NCCL against. `control` and `device` must outlive it; it keeps the buffers to use
+// them again.
+std::unique_ptr<Communicator> make_staged(Communicator& control, const Memory& device);
 
 // Rank 0 of as many ranks, to plan memory for: any operation is an internal error.
 std::unique_ptr<Communicator> make_planned(int ranks);

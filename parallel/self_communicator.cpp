@@ -2,7 +2,6 @@
 // main from a noexcept function that does not return.
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 
 #include "parallel/communicator.h"
 #include "parallel/ticket.h"
@@ -13,6 +12,8 @@ namespace {
 
 class SelfCommunicator final : public Communicator {
  public:
+  explicit SelfCommunicator(const Memory& memory) : memory_(memory) {}
+
   int rank() const override { return 0; }
   int size() const override { return 1; }
   std::string name() const override { return "self"; }
@@ -21,7 +22,7 @@ class SelfCommunicator final : public Communicator {
 
   std::unique_ptr<Communicator> split(int color, int) override {
     record_operation();
-    return color < 0 ? nullptr : make_self();
+    return color < 0 ? nullptr : make_self(memory_);
   }
 
   [[noreturn]] void abort(int code) noexcept override {
@@ -40,18 +41,24 @@ class SelfCommunicator final : public Communicator {
     return nothing_to_do();
   }
 
-  std::unique_ptr<Ticket> do_all_gather(ConstTensor shard, Tensor whole, Stream&) override {
-    if (shard.data != whole.data && shard.bytes() > 0) {
-      std::memcpy(whole.data, shard.data, static_cast<size_t>(shard.bytes()));
-    }
+  std::unique_ptr<Ticket> do_all_gather(ConstTensor shard, Tensor whole, Stream& stream) override {
+    if (shard.data != whole.data && shard.bytes() > 0) copy_local(stream, whole, shard);
     return nothing_to_do();
   }
 
+  void copy_local(Stream& stream, const Tensor& to, const ConstTensor& from) override {
+    copy(memory_, stream, to, from);
+  }
+
   static std::unique_ptr<Ticket> nothing_to_do() { return std::make_unique<DoneTicket>(); }
+
+  const Memory& memory_;
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_self() { return std::make_unique<SelfCommunicator>(); }
+std::unique_ptr<Communicator> make_self(const Memory& memory) {
+  return std::make_unique<SelfCommunicator>(memory);
+}
 
 }  // namespace rwkv

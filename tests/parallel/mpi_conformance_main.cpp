@@ -1,6 +1,6 @@
 // The conformance checks under mpirun. mpi_conformance [MAX_BYTES]: the largest MPI message, so
-// that small tensors go in pieces. mpi_conformance abort CODE: the last rank aborts while the
-// others wait.
+// that small tensors go in pieces. mpi_conformance staged: of tensors that the host cannot touch.
+// mpi_conformance abort CODE: the last rank aborts while the others wait.
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -8,6 +8,8 @@
 
 #include "parallel/mpi_internal.h"
 #include "tests/parallel/conformance.h"
+#include "tests/parallel/through_device.h"
+#include "tests/support/walled_memory.h"
 
 namespace {
 
@@ -63,13 +65,18 @@ int run_checks(Communicator& comm, bool in_pieces) {
 
 int run(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "";
-  const int64_t max_bytes = argc == 2 ? std::stoll(mode) : kMpiMaxBytes;
+  const bool staged = mode == "staged";
+  const int64_t max_bytes = argc == 2 && !staged ? std::stoll(mode) : kMpiMaxBytes;
   const auto comm = make_mpi(max_bytes);
   conformance::expect(comm->name() == "mpi", "name");
   if (mode == "abort") {
     if (comm->rank() == comm->size() - 1) comm->abort(std::stoi(argv[2]));
     comm->barrier();
     return 0;
+  }
+  if (staged) {
+    conformance::ThroughDevice device(make_staged(*comm, walled_memory()), walled_memory());
+    return run_checks(device, false);
   }
   return run_checks(*comm, max_bytes != kMpiMaxBytes);
 }
