@@ -9,6 +9,7 @@
 #include "launcher/dump.h"
 #include "launcher/source.h"
 #include "parallel/agree.h"
+#include "parallel/device_ranks.h"
 
 namespace rwkv {
 namespace {
@@ -60,6 +61,7 @@ Totals run(const EvalArguments& arguments, const EvalJob& job, Communicator& ran
   const LoadedSource& loaded = job.loaded;
   const MeshShape& mesh = job.mesh;
   const auto sequence = ranks.split(mesh.data_group(ranks.rank()), mesh.place(ranks.rank()));
+  DeviceRanks device_sequence(*sequence, *loaded.machine.ops->memory);
   const Share share = share_of(job.samples, mesh.data, mesh.data_group(ranks.rank()));
   const int64_t rows =
       std::max<int64_t>(1, plan_micro_batch(loaded.recipe, share.count(), mesh.sequence));
@@ -72,7 +74,8 @@ Totals run(const EvalArguments& arguments, const EvalJob& job, Communicator& ran
     plan.exchange = exchange;
     plan.model.backward = plan.model.recompute = false;
     plan.leaves = !arguments.dump.empty();
-    runner = std::make_unique<SequenceRunner>(*loaded.model, plan, *sequence, *loaded.machine.ops);
+    runner = std::make_unique<SequenceRunner>(*loaded.model, plan, device_sequence.get(),
+                                              *loaded.machine.ops);
     if (!plan.leaves) return;
     dump = std::make_unique<Dump>(arguments.dump, *loaded.model, *runner, job.samples,
                                   arguments.logits, *loaded.machine.ops->memory);

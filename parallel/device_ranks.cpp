@@ -4,7 +4,7 @@ namespace rwkv {
 
 DeviceRanks::DeviceRanks(Communicator& control, const Memory& memory) : control_(control) {
   if (memory.host) return;
-  if (control.size() > 1) throw Error("several ranks on GPUs are not built yet");
+  own_ = control.size() == 1 ? make_self(memory) : make_staged(control, memory);
 }
 
 }  // namespace rwkv

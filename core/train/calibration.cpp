@@ -34,7 +34,7 @@ class Segments {
       : model_(complete_model(recipe)),
         store_(model_.params(), machine.precision, true, machine.leaf > 0, {},
                *machine.ops->memory),
-        self_(make_self()),
+        self_(make_self(*machine.ops->memory)),
         pass_{machine.stream(), *machine.ops, machine.leaf, machine.tile} {
     const int64_t share = share_of(recipe.train.batch, mesh.data, mesh.data - 1).count();
     SequencePlan plan =

@@ -6,6 +6,7 @@
 
 #include "core/base/rng.h"
 #include "core/model/sequence_runner.h"
+#include "parallel/device_ranks.h"
 
 namespace rwkv {
 namespace {
@@ -90,7 +91,8 @@ void Feed::share(const Tensor& t, int owner, Communicator& ranks) {
 
 void Feed::prompt(std::span<const int32_t> tokens, Communicator& ranks) {
   const auto count = static_cast<int64_t>(tokens.size());
-  SequenceRunner runner(model_, plan(count, ranks.size()), ranks, pass_.ops);
+  DeviceRanks device_ranks(ranks, memory());
+  SequenceRunner runner(model_, plan(count, ranks.size()), device_ranks.get(), pass_.ops);
   Batch batch;
   batch.tokens = view_of(tokens.data(), {1, count});
   runner.forward(pass_, store_, batch, {});
