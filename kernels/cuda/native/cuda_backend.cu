@@ -68,3 +68,10 @@ extern "C" int rwkv_cuda_devices(char* text, int size) {
 extern "C" void rwkv_cuda_select(int device) {
   rwkv::device::check(cudaSetDevice(device), "cudaSetDevice");
 }
+
+extern "C" std::byte* rwkv_cuda_shared_memory(int64_t bytes) {
+  void* p = nullptr;
+  const auto flags = cudaHostAllocPortable | cudaHostAllocMapped;
+  const cudaError_t code = cudaHostAlloc(&p, static_cast<size_t>(bytes), flags);
+  return code == cudaSuccess ? static_cast<std::byte*>(p) : nullptr;
+}
