@@ -1,5 +1,5 @@
 // Ranks that are processes with a GPU each, as the library that the program opens at run time
-// (parallel/nccl_library.h). nccl.h brings CUDA's run time with it. NCCL's calls do not block: one
+// (parallel/nccl_library.h). NCCL's calls do not block: one
 // that is still connecting to its partners is finished by the polls of its ticket, or by the next
 // call.
 #include <fmt/format.h>
@@ -7,8 +7,6 @@
 
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <exception>
 #include <thread>
 #include <utility>
@@ -16,6 +14,9 @@
 
 #include "parallel/agree.h"
 #include "parallel/communicator.h"
+#include "parallel/nccl/device_order.h"
+#include "parallel/nccl/nccl_environment.h"
+#include "parallel/nccl/nccl_ticket.h"
 #include "parallel/nccl_library.h"
 #include "parallel/ticket.h"
 
@@ -23,23 +24,13 @@ namespace rwkv {
 
 namespace {
 
+using nccl::Event;
+using nccl::Operation;
+using nccl::OwnStream;
 using Clock = std::chrono::steady_clock;
 
-// The one place where CUDA's return codes are looked at.
-void check(cudaError_t code, const char* call) {
-  if (code == cudaSuccess) [[likely]]
-    return;
-  throw CommError(fmt::format("{}: {}", call, cudaGetErrorString(code)));
-}
-
-// Whether the stream or the event is through.
-bool is_over(cudaError_t code, const char* call) {
-  if (code == cudaErrorNotReady) return false;
-  check(code, call);
-  return true;
-}
-
-// The one place where NCCL's are. Returns whether the call is through: else NCCL is at it still.
+// The one place where NCCL's return codes are looked at. Returns whether the call is through: else
+// NCCL is at it still.
 bool check(ncclResult_t code, const char* call, ncclComm_t comm) {
   if (code == ncclSuccess) [[likely]]
     return true;
@@ -69,44 +60,7 @@ ncclRedOp_t nccl_op(Reduce how) {
   return how == Reduce::kSum ? ncclSum : how == Reduce::kMax ? ncclMax : ncclMin;
 }
 
-class Event {
- public:
-  Event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate"); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-  ~Event() { cudaEventDestroy(event_); }
-  cudaEvent_t get() const { return event_; }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
-
-// Apart from the default stream, which would otherwise wait for this one and this one for it.
-class OwnStream {
- public:
-  OwnStream() {
-    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
-  }
-  OwnStream(const OwnStream&) = delete;
-  OwnStream& operator=(const OwnStream&) = delete;
-  ~OwnStream() { cudaStreamDestroy(stream_); }
-  cudaStream_t get() const { return stream_; }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
-
-// One call to NCCL, known to its ticket and, until it has started on the device, to the
-// communicator.
-struct Operation {
-  const char* call;
-  cudaStream_t caller;
-  Clock::time_point begun;
-  std::unique_ptr<Event> over;  // recorded once `started`
-  bool started = false;
-};
-
-class NcclCommunicator final : public Communicator {
+class NcclCommunicator final : public Communicator, public nccl::Keeper {
  public:
   NcclCommunicator(Communicator& control, std::unique_ptr<Communicator> owned,
                    const NcclSettings& settings, std::string label)
@@ -135,15 +89,6 @@ class NcclCommunicator final : public Communicator {
   void settle() override;
   [[noreturn]] void abort(int code) noexcept override;
 
-  // For tickets. Whether the operation has started, or with `over` is over; CommError when it has
-  // failed or outlasts the time limit.
-  bool poll(Operation&, bool over);
-  void await_start(Operation&);
-  void order_after(const Operation& operation) const {
-    check(cudaStreamWaitEvent(operation.caller, operation.over->get(), 0), operation.call);
-  }
-  void give_back(std::unique_ptr<Event> event) { events_.push_back(std::move(event)); }
-
  private:
   std::unique_ptr<Ticket> do_all_reduce(Tensor, Reduce, Stream&) override;
   std::unique_ptr<Ticket> do_all_gather(ConstTensor, Tensor, Stream&) override;
@@ -151,10 +96,12 @@ class NcclCommunicator final : public Communicator {
   std::unique_ptr<Ticket> do_shift(ConstTensor, int to, Tensor, int from, Stream&) override;
   HostPlace find_host_place() override { return host_place(control_); }
   void copy_local(Stream& stream, const Tensor& to, const ConstTensor& from) override {
-    check(cudaMemcpyAsync(to.data, from.data, static_cast<size_t>(from.bytes()),
-                          cudaMemcpyDeviceToDevice, static_cast<cudaStream_t>(stream.native)),
-          "cudaMemcpyAsync");
+    nccl::copy_on_device(stream.native, to.data, from.data, from.bytes());
   }
+
+  bool poll(Operation&, bool over) override;
+  void await_start(Operation&) override;
+  void give_back(std::unique_ptr<Event> event) override { events_.push_back(std::move(event)); }
 
   // work(stream) calls NCCL and returns its code.
   template <class Work>
@@ -183,51 +130,6 @@ class NcclCommunicator final : public Communicator {
   Unwinding unwinding_;
 };
 
-class NcclTicket final : public Ticket {
- public:
-  NcclTicket(NcclCommunicator& comm, std::shared_ptr<Operation> operation)
-      : comm_(comm), operation_(std::move(operation)) {}
-  NcclTicket(const NcclTicket&) = delete;
-  NcclTicket& operator=(const NcclTicket&) = delete;
-  ~NcclTicket() override {
-    if (unwinding_) return;
-    try {
-      wait();
-      comm_.give_back(std::move(operation_->over));
-    } catch (const std::exception&) {  // dropped, as the interface says
-    }
-  }
-
-  bool done() override {
-    try {
-      return !failure_.empty() || comm_.poll(*operation_, true);
-    } catch (const CommError& error) {
-      failure_ = error.what();
-      return true;
-    }
-  }
-
-  void wait() override {
-    if (!failure_.empty()) throw CommError(failure_);
-    if (ordered_) return;
-    try {
-      comm_.await_start(*operation_);
-      comm_.order_after(*operation_);
-      ordered_ = true;
-    } catch (const CommError& error) {
-      failure_ = error.what();
-      throw;
-    }
-  }
-
- private:
-  NcclCommunicator& comm_;
-  std::shared_ptr<Operation> operation_;
-  bool ordered_ = false;
-  std::string failure_;
-  Unwinding unwinding_;
-};
-
 // Names the rank in what `work` throws, and remembers it: NCCL is of no use afterwards.
 template <class Work>
 void NcclCommunicator::guarded(const Work& work) {
@@ -252,7 +154,7 @@ bool NcclCommunicator::nccl_is_ready(const char* call) {
 }
 
 void NcclCommunicator::start(Operation& operation) {
-  check(cudaEventRecord(operation.over->get(), stream_->get()), operation.call);
+  operation.over->record(stream_->get());
   operation.started = true;
   starting_ = nullptr;
 }
@@ -262,8 +164,7 @@ bool NcclCommunicator::poll(Operation& operation, bool over) {
   guarded([&] {
     const bool ready = nccl_is_ready(operation.call);
     if (!operation.started && ready) start(operation);
-    reached = operation.started &&
-              (!over || is_over(cudaEventQuery(operation.over->get()), operation.call));
+    reached = operation.started && (!over || operation.over->over());
     if (!reached) check_time(operation.call, operation.begun);
   });
   return reached;
@@ -279,7 +180,7 @@ void NcclCommunicator::settle() {
   guarded([&] {
     const auto begun = Clock::now();
     PoliteWait wait;
-    while (!is_over(cudaStreamQuery(stream_->get()), "cudaStreamQuery")) {
+    while (!stream_->over()) {
       nccl_is_ready("an operation");
       check_time("operations under way", begun);
       wait.pause();
@@ -292,18 +193,17 @@ template <class Work>
 std::unique_ptr<Ticket> NcclCommunicator::begin(const char* call, const Stream& stream,
                                                 const Work& work) {
   if (starting_ != nullptr) await_start(*std::shared_ptr(starting_));
-  const auto caller = static_cast<cudaStream_t>(stream.native);
   auto operation = std::make_shared<Operation>();
   guarded([&] {
     if (events_.empty()) events_.push_back(std::make_unique<Event>());
-    *operation = {call, caller, Clock::now(), std::move(events_.back())};
+    *operation = {call, stream.native, Clock::now(), std::move(events_.back())};
     events_.pop_back();
-    check(cudaEventRecord(given_->get(), caller), call);
-    check(cudaStreamWaitEvent(stream_->get(), given_->get(), 0), call);
+    given_->record(stream.native);
+    given_->hold_back(stream_->get());
     starting_ = operation;
-    if (check(work(stream_->get()), call, comm_)) start(*operation);
+    if (check(work(static_cast<cudaStream_t>(stream_->get())), call, comm_)) start(*operation);
   });
-  return std::make_unique<NcclTicket>(*this, std::move(operation));
+  return std::make_unique<nccl::NcclTicket>(*this, std::move(operation));
 }
 
 std::unique_ptr<Ticket> NcclCommunicator::do_all_reduce(Tensor inout, Reduce how, Stream& stream) {
@@ -366,7 +266,7 @@ std::unique_ptr<Communicator> NcclCommunicator::split(int color, int key) {
 void NcclCommunicator::connect() {
   agree(control_, [&] {
     guarded([&] {
-      check(cudaSetDevice(settings_.device), "cudaSetDevice");
+      nccl::use_device(settings_.device);
       stream_ = std::make_unique<OwnStream>();
       given_ = std::make_unique<Event>();
     });
@@ -437,29 +337,6 @@ void NcclCommunicator::abort(int code) noexcept {
   __builtin_unreachable();
 }
 
-// What the user has set stays. NCCL reads these at its first call.
-void prepare_environment(const NcclSettings& settings, int rank) {
-  const auto set = [](const char* name, const std::string& value) {
-    if (setenv(name, value.c_str(), 0) != 0) throw CommError(fmt::format("setenv {}", name));
-  };
-  set("NCCL_LAUNCH_ORDER_IMPLICIT", "1");
-  if (settings.deterministic || settings.share_gpu) {
-    set("NCCL_ALGO", "Ring");
-    set("NCCL_NVLS_ENABLE", "0");
-  }
-  if (!settings.share_gpu) return;
-  set("NCCL_HOSTID", fmt::format("rwkv-r{}", rank));  // each rank a host: no GPU is seen twice
-  set("NCCL_PROTO", "Simple");
-  set("NCCL_MAX_CTAS", "4");
-  set("NCCL_MNNVL_ENABLE", "0");
-  set("NCCL_RAS_ENABLE", "0");
-  set("NCCL_SOCKET_IFNAME", "lo");
-  if (rank == 0) {
-    std::fputs("rwkv-dist: ranks share a GPU: for tests only, slow, not supported by NVIDIA\n",
-               stderr);
-  }
-}
-
 }  // namespace
 
 }  // namespace rwkv
@@ -467,7 +344,7 @@ void prepare_environment(const NcclSettings& settings, int rank) {
 extern "C" rwkv::Communicator* rwkv_nccl_make(rwkv::Communicator& control,
                                               const rwkv::NcclSettings& settings) {
   rwkv::require(settings.timeout_seconds > 0, "a time limit of NCCL");
-  rwkv::prepare_environment(settings, control.rank());
+  rwkv::prepare_nccl_environment(settings, control.rank());
   auto comm = std::make_unique<rwkv::NcclCommunicator>(control, nullptr, settings, "rwkv");
   comm->connect();
   return comm.release();
