@@ -120,3 +120,32 @@ if(RWKV_HAS_CUDA)
 else()
   rwkv_component(CUDA FALSE "no nvcc: CPU build" "CUDA toolkit 13, CUDA_HOME")
 endif()
+
+# NCCL, beside the CUDA toolkit or by itself (NCCL_HOME). It is of use with CUDA alone.
+set(RWKV_HAS_NCCL FALSE)
+if(RWKV_HAS_CUDA)
+  get_filename_component(cuda_bin ${CMAKE_CUDA_COMPILER} REALPATH)
+  get_filename_component(cuda_root ${cuda_bin}/../.. ABSOLUTE)
+  set(nccl_places ENV NCCL_HOME ENV CUDA_HOME)
+  find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${nccl_places} PATHS ${cuda_root} /usr/local/cuda
+    PATH_SUFFIXES include)
+  find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2 HINTS ${nccl_places}
+    PATHS ${cuda_root} /usr/local/cuda PATH_SUFFIXES lib lib64)
+  find_library(CUDART_LIBRARY NAMES cudart libcudart.so.13 HINTS ENV CUDA_HOME
+    PATHS ${cuda_root} /usr/local/cuda PATH_SUFFIXES lib64 lib)
+  if(NCCL_INCLUDE_DIR AND NCCL_LIBRARY AND CUDART_LIBRARY)
+    set(RWKV_HAS_NCCL TRUE)
+    file(STRINGS ${NCCL_INCLUDE_DIR}/nccl.h nccl_version REGEX "define NCCL_(MAJOR|MINOR|PATCH) ")
+    string(REGEX MATCHALL "[0-9]+" nccl_version "${nccl_version}")
+    string(REPLACE ";" "." nccl_version "${nccl_version}")
+    add_library(rwkv_dependency_nccl INTERFACE)
+    target_include_directories(rwkv_dependency_nccl SYSTEM INTERFACE
+      ${NCCL_INCLUDE_DIR} ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+    target_link_libraries(rwkv_dependency_nccl INTERFACE ${NCCL_LIBRARY} ${CUDART_LIBRARY})
+    rwkv_component(NCCL TRUE "${nccl_version}" "")
+  else()
+    rwkv_component(NCCL FALSE "no nccl.h or libnccl: GPUs talk over MPI" "NCCL 2.28.9, NCCL_HOME")
+  endif()
+else()
+  rwkv_component(NCCL FALSE "without CUDA of no use" "CUDA toolkit 13, CUDA_HOME")
+endif()

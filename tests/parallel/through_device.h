@@ -16,7 +16,8 @@ class ThroughDevice final : public Communicator {
  public:
   // `device` is the memory of the communicator's tensors, and outlives it.
   ThroughDevice(std::unique_ptr<Communicator> inner, const Memory& device)
-      : inner_(std::move(inner)), device_(device) {}
+      : owned_(std::move(inner)), inner_(owned_.get()), device_(device) {}
+  ThroughDevice(Communicator& inner, const Memory& device) : inner_(&inner), device_(device) {}
 
   int rank() const override { return inner_->rank(); }
   int size() const override { return inner_->size(); }
@@ -122,7 +123,8 @@ class ThroughDevice final : public Communicator {
 
   static Tensor none() { return {nullptr, DType::kU8, {0}}; }
 
-  std::unique_ptr<Communicator> inner_;
+  std::unique_ptr<Communicator> owned_;
+  Communicator* inner_;
   const Memory& device_;
 };
 
