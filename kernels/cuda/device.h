@@ -63,6 +63,29 @@ RWKV_DEVICE void store(Half* p, float value) {
   p->bits = static_cast<uint16_t>(nan ? (u >> 16) | 0x40u : rounded);
 }
 
+// K elements that follow one another, in one access; K is a power of two, and p a multiple of it.
+template <class T, int K>
+struct alignas(sizeof(T) * K) Run {
+  T element[K];
+};
+template <class T, int K>
+RWKV_DEVICE void load_run(const T* p, float (&x)[K]) {
+  const Run<T, K> run = *reinterpret_cast<const Run<T, K>*>(p);
+  for (int i = 0; i < K; ++i) x[i] = load(run.element + i);
+}
+template <class T, int K>
+RWKV_DEVICE void store_run(T* p, const float (&x)[K]) {
+  Run<T, K> run;
+  for (int i = 0; i < K; ++i) store(run.element + i, x[i]);
+  *reinterpret_cast<Run<T, K>*>(p) = run;
+}
+
+// The sum over a warp, on each of its threads, in a fixed order.
+RWKV_DEVICE float warp_sum(float value) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) value += device::warp_xor(value, mask);
+  return value;
+}
+
 RWKV_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 // exp(-e^-1/2 sigmoid(w_raw)), in (0.545, 1).
 RWKV_DEVICE float decay_of(float w_raw) {
@@ -82,7 +105,7 @@ T* out(const Tensor& t) {
 // The sum of all threads' values, on every thread; threads are a multiple of a warp. The order is
 // fixed. `scratch`: a float a warp, free again after the next sync.
 RWKV_DEVICE float block_sum(float value, float* scratch) {
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) value += device::warp_xor(value, mask);
+  value = warp_sum(value);
   const int warp = thread_index() / kWarp, warps = device::thread_count() / kWarp;
   device::sync_block();
   if (thread_index() % kWarp == 0) scratch[warp] = value;

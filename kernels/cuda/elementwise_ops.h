@@ -98,36 +98,69 @@ inline void adamw(const Stream& stream, const AdamW& op) {
   op.grad.dtype == DType::kI64 ? adamw_from<int64_t>(stream, op) : adamw_from<float>(stream, op);
 }
 
-// One block: each thread takes every 1024th element, then a tree.
+// Blocks take pieces of kPiece elements; then one block adds their sums. Trees and strides are
+// fixed.
 template <class G>
 struct SumSquaresKernel {
+  static constexpr int kSumThreads = 256;
+
   const G* x;
   double* result;
-  int64_t count;
+  int64_t count, piece;  // elements in all, and of a block
   double unit;
 
   RWKV_DEVICE void operator()() const {
     auto* partial = reinterpret_cast<double*>(device::shared_memory());
-    const int threads = device::thread_count(), me = thread_index();
+    const int me = thread_index();
+    const int64_t begin = block_index() * piece;
+    const int64_t end = begin + piece < count ? begin + piece : count;
     double sum = 0;
-    for (int64_t i = me; i < count; i += threads) {
+    for (int64_t i = begin + me; i < end; i += kSumThreads) {
       const double value = static_cast<double>(x[i]) * unit;
       sum += value * value;
     }
+    add_up(partial, sum);
+    if (me == 0) result[block_index()] = partial[0];
+  }
+
+  RWKV_DEVICE static void add_up(double* partial, double sum) {
+    const int me = thread_index();
     partial[me] = sum;
-    for (int half = threads / 2; half > 0; half /= 2) {
+    for (int half = kSumThreads / 2; half > 0; half /= 2) {
       device::sync_block();
       if (me < half) partial[me] += partial[me + half];
     }
-    if (me == 0) *result = partial[0];
+  }
+};
+struct AddSquares {
+  const double* parts;
+  double* result;
+  int64_t count;
+
+  RWKV_DEVICE void operator()() const {
+    using Sum = SumSquaresKernel<float>;
+    auto* partial = reinterpret_cast<double*>(device::shared_memory());
+    double sum = 0;
+    for (int64_t i = thread_index(); i < count; i += Sum::kSumThreads) sum += parts[i];
+    Sum::add_up(partial, sum);
+    if (thread_index() == 0) *result = partial[0];
   }
 };
 template <class G>
 void sum_squares_from(const Stream& stream, const SumSquares& op) {
-  constexpr int kWide = 1024;
-  device::launch(
-      stream, {1, kWide, kWide * 8},
-      SumSquaresKernel<G>{in<G>(op.x), out<double>(op.result), op.x.elements(), op.unit});
+  using Sum = SumSquaresKernel<G>;
+  constexpr int64_t kPiece = 16384, kMostBlocks = 4096;
+  const int64_t count = op.x.elements();
+  int64_t piece = kPiece;
+  while ((count + piece - 1) / piece > kMostBlocks) piece *= 2;
+  const int64_t blocks = (count + piece - 1) / piece;
+  auto* parts = blocks > 1 ? reinterpret_cast<double*>(device::scratch(stream, blocks * 8))
+                           : out<double>(op.result);
+  device::launch(stream, {blocks, Sum::kSumThreads, Sum::kSumThreads * 8},
+                 Sum{in<G>(op.x), parts, count, piece, op.unit});
+  if (blocks == 1) return;
+  device::launch(stream, {1, Sum::kSumThreads, Sum::kSumThreads * 8},
+                 AddSquares{parts, out<double>(op.result), blocks});
 }
 inline void sum_squares(const Stream& stream, const SumSquares& op) {
   op.x.dtype == DType::kI64 ? sum_squares_from<int64_t>(stream, op)

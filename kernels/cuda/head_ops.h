@@ -1,4 +1,5 @@
-// Cross entropy: a block a row reads its logits twice and writes their gradient.
+// Cross entropy: a block a row reads its logits once for maximum and sum together, and once more
+// where it writes their gradient.
 #pragma once
 
 #include "kernels/cross_entropy.h"
@@ -6,8 +7,34 @@
 
 namespace rwkv::cuda {
 
-template <class T>
+// The largest logit so far, where it is (the lowest of equals), and sum exp(x - largest).
+struct RunningSoftmax {
+  float largest, sum;
+  int64_t at;
+
+  RWKV_DEVICE void add(float x, int64_t place) {
+    if (x > largest) {
+      sum = sum * expf(largest - x) + 1;
+      largest = x;
+      at = place;
+    } else {
+      sum += expf(x - largest);
+    }
+  }
+  RWKV_DEVICE void add(const RunningSoftmax& other) {
+    const bool wins = other.largest > largest || (other.largest == largest && other.at < at);
+    const RunningSoftmax &high = wins ? other : *this, &low = wins ? *this : other;
+    const float total =
+        low.sum == 0 ? high.sum : high.sum + low.sum * expf(low.largest - high.largest);
+    const RunningSoftmax both{high.largest, total, high.at};
+    *this = both;
+  }
+};
+
+template <class T, int K>
 struct CrossEntropyKernel {
+  static constexpr int kRowThreads = 512;
+
   const float* logits;
   const int32_t* targets;
   const float* weight;
@@ -18,60 +45,62 @@ struct CrossEntropyKernel {
   float l2wrap;
 
   RWKV_DEVICE void operator()() const {
-    auto* scratch = reinterpret_cast<float*>(device::shared_memory());
-    const int64_t r = block_index(), step = device::thread_count();
+    const int64_t r = block_index(), step = kRowThreads * K;
     const float* x = logits + r * vocab;
     const int64_t target = targets[r];
     const float at_target = x[target];  // dlogits may lie where the logits do
-    const int64_t largest = argmax(x, scratch);
-    const float top = x[largest];
-    device::sync_block();
-    float sum = 0;
-    for (int64_t c = thread_index(); c < vocab; c += step) sum += expf(x[c] - top);
-    sum = block_sum(sum, scratch);
+    const RunningSoftmax all = of_row(x);
     if (thread_index() == 0) {
-      loss[r] = top + logf(sum) - at_target;
-      best[r] = static_cast<int32_t>(largest);
+      loss[r] = all.largest + logf(all.sum) - at_target;
+      best[r] = static_cast<int32_t>(all.at);
     }
     if (dlogits == nullptr) return;
-    const float w = weight[r];
-    for (int64_t c = thread_index(); c < vocab; c += step) {
-      float g = expf(x[c] - top) / sum;
-      if (c == target) g -= 1;
-      if (c == largest) g += l2wrap * top;
-      store(dlogits + r * vocab + c, w * g);
+    const float w = weight[r], scale = w / all.sum, wrap = w * l2wrap * all.largest;
+    for (int64_t c = thread_index() * K; c < vocab; c += step) {
+      float g[K];
+      load_run(x + c, g);
+      for (int j = 0; j < K; ++j) {
+        g[j] = expf(g[j] - all.largest) * scale;
+        if (c + j == target) g[j] -= w;
+        if (c + j == all.at) g[j] += wrap;
+      }
+      store_run(dlogits + r * vocab + c, g);
     }
   }
 
  private:
-  // The place of the largest, the lowest among equals, on every thread.
-  RWKV_DEVICE int64_t argmax(const float* x, float* scratch) const {
-    const int threads = device::thread_count(), me = thread_index();
-    auto* places = reinterpret_cast<int64_t*>(scratch);
-    int64_t mine = me < vocab ? me : 0;
-    for (int64_t c = me; c < vocab; c += threads) {
-      if (x[c] > x[mine]) mine = c;
+  RWKV_DEVICE RunningSoftmax of_row(const float* x) const {
+    auto* partial = reinterpret_cast<RunningSoftmax*>(device::shared_memory());
+    const int me = thread_index();
+    RunningSoftmax mine{-INFINITY, 0, vocab};
+    for (int64_t c = me * K; c < vocab; c += kRowThreads * K) {
+      float run[K];
+      load_run(x + c, run);
+      for (int j = 0; j < K; ++j) mine.add(run[j], c + j);
     }
-    places[me] = mine;
-    for (int half = threads / 2; half > 0; half /= 2) {
+    partial[me] = mine;
+    for (int half = kRowThreads / 2; half > 0; half /= 2) {
       device::sync_block();
-      if (me >= half) continue;
-      const int64_t other = places[me + half];
-      const bool wins = x[other] > x[places[me]];
-      if (wins || (x[other] == x[places[me]] && other < places[me])) places[me] = other;
+      if (me < half) partial[me].add(partial[me + half]);
     }
     device::sync_block();
-    return places[0];
+    return partial[0];
   }
 };
+template <class T, int K>
+void cross_entropy_rows(const Stream& stream, const CrossEntropy& op) {
+  using Kernel = CrossEntropyKernel<T, K>;
+  constexpr int64_t kBytes = Kernel::kRowThreads * static_cast<int64_t>(sizeof(RunningSoftmax));
+  device::launch(stream, {op.logits.shape[0], Kernel::kRowThreads, kBytes},
+                 Kernel{in<float>(op.logits), in<int32_t>(op.targets), in<float>(op.weight),
+                        out<float>(op.loss), out<int32_t>(op.best), out<T>(op.dlogits),
+                        op.logits.shape[1], static_cast<float>(op.l2wrap)});
+}
 template <class T>
 struct CrossEntropyOp {
   static void run(const Stream& stream, const CrossEntropy& op) {
-    device::launch(
-        stream, {op.logits.shape[0], kThreads, kThreads * 8},
-        CrossEntropyKernel<T>{in<float>(op.logits), in<int32_t>(op.targets), in<float>(op.weight),
-                              out<float>(op.loss), out<int32_t>(op.best), out<T>(op.dlogits),
-                              op.logits.shape[1], static_cast<float>(op.l2wrap)});
+    op.logits.shape[1] % 4 == 0 ? cross_entropy_rows<T, 4>(stream, op)
+                                : cross_entropy_rows<T, 1>(stream, op);
   }
 };
 inline void cross_entropy(const Stream& stream, const CrossEntropy& op) {

@@ -51,28 +51,64 @@ struct LayerNormForwardOp {
   }
 };
 
-// A thread a channel: its sums over the rows of each leaf.
-template <class T>
-struct NormParameterColumn {
+// Which slab and channels a thread has: K channels that follow one another.
+template <int K>
+struct ColumnLane {
+  int64_t slab, c;
+  RWKV_DEVICE explicit ColumnLane(int64_t width) {
+    const int64_t across = (width / K + kThreads - 1) / kThreads;
+    slab = block_index() / across;
+    c = (block_index() % across * kThreads + thread_index()) * K;
+  }
+  static int64_t blocks(int64_t slabs, int64_t width) {
+    return slabs * ((width / K + kThreads - 1) / kThreads);
+  }
+};
+
+// Calls Run<T, K> for channels that can be read in pairs, or not.
+template <template <class, int> class Run, class T, class Op>
+void by_pairs(int64_t width, const Stream& stream, const Op& op) {
+  width % 2 == 0 ? Run<T, 2>::run(stream, op) : Run<T, 1>::run(stream, op);
+}
+
+template <class T, int K>
+struct NormParameters {
   const T *x, *dout;
   const float *mean, *rstd;
-  PartialSum dweight, dbias;
-  LeafRows leaves;
+  SlabSums sums;
+  Slabs slabs;
   int64_t width;
 
-  RWKV_DEVICE void operator()(int64_t c) const {
-    for (int64_t begin = 0; begin < leaves.rows;) {
-      const int64_t end = leaves.end(begin);
-      float weight = 0, bias = 0;
-      for (int64_t r = begin; r < end; ++r) {
-        const float d = load(dout + r * width + c);
-        weight += d * ((load(x + r * width + c) - mean[r]) * rstd[r]);
-        bias += d;
+  RWKV_DEVICE void operator()() const {
+    const ColumnLane<K> lane(width);
+    if (lane.c >= width) return;
+    float weight[K] = {}, bias[K] = {};
+    const RowRange range = slabs.of_slab(lane.slab);
+    for (int64_t r = range.begin; r < range.end; ++r) {
+      float d[K], n[K];
+      load_run(dout + r * width + lane.c, d);
+      load_run(x + r * width + lane.c, n);
+      for (int j = 0; j < K; ++j) {
+        weight[j] += d[j] * ((n[j] - mean[r]) * rstd[r]);
+        bias[j] += d[j];
       }
-      dweight.add(c, weight);
-      dbias.add(c, bias);
-      begin = end;
     }
+    for (int j = 0; j < K; ++j) {
+      sums.put(0, lane.slab, lane.c + j, weight[j]);
+      sums.put(1, lane.slab, lane.c + j, bias[j]);
+    }
+  }
+};
+template <class T, int K>
+struct RunNormParameters {
+  static void run(const Stream& stream, const LayerNormBackward& op) {
+    const int64_t width = op.weight.elements();
+    const Slabs slabs(op.leaves, op.x.elements() / width);
+    const SlabSums sums(stream, slabs, width, 2);
+    device::launch(stream, {ColumnLane<K>::blocks(slabs.count(), width), kThreads, 0},
+                   NormParameters<T, K>{in<T>(op.x), in<T>(op.dout), in<float>(op.mean),
+                                        in<float>(op.rstd), sums, slabs, width});
+    add_slabs<2>(stream, slabs, sums, {PartialSum(op.dweight), PartialSum(op.dbias)});
   }
 };
 
@@ -106,11 +142,7 @@ template <class T>
 struct LayerNormBackwardOp {
   static void run(const Stream& stream, const LayerNormBackward& op) {
     const int64_t width = op.weight.elements(), rows = op.x.elements() / width;
-    // Before dx is written: it may be dout.
-    for_each(stream, width,
-             NormParameterColumn<T>{in<T>(op.x), in<T>(op.dout), in<float>(op.mean),
-                                    in<float>(op.rstd), PartialSum(op.dweight),
-                                    PartialSum(op.dbias), LeafRows(op.leaves, rows), width});
+    by_pairs<RunNormParameters, T>(width, stream, op);  // first: dx may be dout
     device::launch(stream, {rows, kThreads, kWarp * 4},
                    LayerNormBackKernel<T>{in<T>(op.x), in<T>(op.dout), in<T>(op.residual),
                                           in<float>(op.weight), in<float>(op.mean),
@@ -133,23 +165,35 @@ struct ShiftedRows {
   }
 };
 
-template <class T>
-struct TokenShiftElement {
+template <class T, int K>
+struct TokenShiftRun {
   ShiftedRows<T> rows;
   int mixes;
   const float* mix[kMaxMixes];
   T* to[kMaxMixes];
 
-  RWKV_DEVICE void operator()(int64_t i) const {
-    const int64_t row = i / rows.width, c = i % rows.width;
-    const float own = load(rows.u + i), difference = rows.before(row, c) - own;
-    for (int m = 0; m < mixes; ++m) store(to[m] + i, own + difference * mix[m][c]);
+  RWKV_DEVICE void operator()(int64_t run) const {
+    const int64_t i = run * K, row = i / rows.width, c = i % rows.width;
+    float own[K], difference[K];
+    load_run(rows.u + i, own);
+    if (rows.starts_at(row) || row % rows.tokens == 0) {
+      for (int j = 0; j < K; ++j) difference[j] = rows.before(row, c + j);
+    } else {
+      load_run(rows.u + i - rows.width, difference);
+    }
+    for (int j = 0; j < K; ++j) difference[j] -= own[j];
+    for (int m = 0; m < mixes; ++m) {
+      float x[K];
+      load_run(mix[m] + c, x);
+      for (int j = 0; j < K; ++j) x[j] = own[j] + difference[j] * x[j];
+      store_run(to[m] + i, x);
+    }
   }
 };
-template <class T>
-struct TokenShiftForwardOp {
+template <class T, int K>
+struct RunTokenShift {
   static void run(const Stream& stream, const TokenShiftForward& op) {
-    TokenShiftElement<T> kernel{
+    TokenShiftRun<T, K> kernel{
         {in<T>(op.u), in<float>(op.halo), in<int32_t>(op.starts), op.u.shape[1], op.u.shape[2]},
         op.mixes,
         {},
@@ -158,7 +202,14 @@ struct TokenShiftForwardOp {
       kernel.mix[m] = in<float>(op.mix[static_cast<size_t>(m)]);
       kernel.to[m] = out<T>(op.out[static_cast<size_t>(m)]);
     }
-    for_each(stream, op.u.elements(), kernel);
+    for_each(stream, op.u.elements() / K, kernel);
+  }
+};
+template <class T>
+struct TokenShiftForwardOp {
+  static void run(const Stream& stream, const TokenShiftForward& op) {
+    op.u.shape[2] % 4 == 0 ? RunTokenShift<T, 4>::run(stream, op)
+                           : RunTokenShift<T, 1>::run(stream, op);
   }
 };
 
@@ -199,11 +250,6 @@ struct MixGradients {
     for (int m = 0; m < mixes; ++m) sum += load(dout[m] + i) * mix[m][c];
     return sum;
   }
-  RWKV_DEVICE float own(int64_t i, int64_t c) const {
-    float sum = 0;
-    for (int m = 0; m < mixes; ++m) sum += load(dout[m] + i) * (1 - mix[m][c]);
-    return sum;
-  }
 };
 
 template <class T>
@@ -227,59 +273,96 @@ struct HaloBackwardOp {
   }
 };
 
-template <class T>
-struct TokenShiftBackElement {
+// Rows of a slab in their order, so that each row of each gradient is read once: it gives to itself
+// and to the row before it.
+template <class T, int K, int kMixes>
+struct TokenShiftBack {
   ShiftedRows<T> rows;
   MixGradients<T> gradients;
   const float* from_right;  // nullptr: nothing comes
   int64_t at;
   T* du;
+  SlabSums sums;
+  Slabs slabs;
 
-  RWKV_DEVICE void operator()(int64_t i) const {
-    const int64_t row = i / rows.width, c = i % rows.width, t = row % rows.tokens;
-    float sum = gradients.own(i, c);
-    if (t + 1 < rows.tokens && !rows.starts_at(row + 1)) {
-      sum += gradients.to_left(i + rows.width, c);
+  RWKV_DEVICE void operator()() const {
+    const ColumnLane<K> lane(rows.width);
+    const int64_t width = rows.width, c = lane.c;
+    if (c >= width) return;
+    float mix[kMixes][K] = {}, d[kMixes][K] = {}, next[kMixes][K] = {}, sum[kMixes][K] = {};
+    float u[K] = {}, before[K] = {};
+    const RowRange range = slabs.of_slab(lane.slab);
+    for (int m = 0; m < kMixes; ++m) load_run(gradients.mix[m] + c, mix[m]);
+    if (range.begin < range.end) load_row(range.begin, c, d);
+    for (int64_t r = range.begin; r < range.end; ++r) {
+      for (int j = 0; j < K; ++j) {
+        before[j] = r == range.begin || r % rows.tokens == 0 ? rows.before(r, c + j)
+                    : rows.starts_at(r)                      ? 0
+                                                             : u[j];
+      }
+      load_run(rows.u + r * width + c, u);
+      const int64_t t = r % rows.tokens;
+      const bool goes_on = t + 1 < rows.tokens && !rows.starts_at(r + 1);
+      if (r + 1 < slabs.rows) load_row(r + 1, c, next);
+      float to[K] = {};
+      for (int m = 0; m < kMixes; ++m) {
+        for (int j = 0; j < K; ++j) {
+          to[j] += d[m][j] * (1 - mix[m][j]);
+          sum[m][j] += d[m][j] * (before[j] - u[j]);
+        }
+      }
+      for (int m = 0; m < kMixes; ++m) {
+        for (int j = 0; j < K; ++j) {
+          if (goes_on) to[j] += next[m][j] * mix[m][j];
+          d[m][j] = next[m][j];
+        }
+      }
+      if (from_right != nullptr && t == at) {
+        for (int j = 0; j < K; ++j) to[j] += from_right[r / rows.tokens * width + c + j];
+      }
+      store_run(du + r * width + c, to);
     }
-    if (from_right != nullptr && t == at) sum += from_right[row / rows.tokens * rows.width + c];
-    store(du + i, sum);
+    for (int m = 0; m < kMixes; ++m) {
+      for (int j = 0; j < K; ++j) sums.put(m, lane.slab, c + j, sum[m][j]);
+    }
+  }
+
+ private:
+  RWKV_DEVICE void load_row(int64_t r, int64_t c, float (&d)[kMixes][K]) const {
+    for (int m = 0; m < kMixes; ++m) load_run(gradients.dout[m] + r * rows.width + c, d[m]);
   }
 };
-template <class T>
-struct MixColumn {
-  ShiftedRows<T> rows;
-  const T* dout;
-  PartialSum dmix;
-  LeafRows leaves;
 
-  RWKV_DEVICE void operator()(int64_t c) const {
-    for (int64_t begin = 0; begin < leaves.rows;) {
-      const int64_t end = leaves.end(begin);
-      float sum = 0;
-      for (int64_t r = begin; r < end; ++r) {
-        const int64_t i = r * rows.width + c;
-        sum += load(dout + i) * (rows.before(r, c) - load(rows.u + i));
-      }
-      dmix.add(c, sum);
-      begin = end;
-    }
+template <class T, int K, int kMixes>
+void shift_back(const Stream& stream, const TokenShiftBackward& op) {
+  const int64_t width = op.u.shape[2];
+  const Slabs slabs(op.leaves, op.u.shape[0] * op.u.shape[1]);
+  const SlabSums sums(stream, slabs, width, kMixes);
+  device::launch(stream, {ColumnLane<K>::blocks(slabs.count(), width), kThreads, 0},
+                 TokenShiftBack<T, K, kMixes>{{in<T>(op.u), in<float>(op.halo),
+                                               in<int32_t>(op.starts), op.u.shape[1], width},
+                                              MixGradients<T>(op),
+                                              in<float>(op.dhalo_out),
+                                              op.at,
+                                              out<T>(op.du),
+                                              sums,
+                                              slabs});
+  PartialSum to[kMixes];
+  for (int m = 0; m < kMixes; ++m) to[m] = PartialSum(op.dmix[static_cast<size_t>(m)]);
+  add_slabs<kMixes>(stream, slabs, sums, to);
+}
+template <class T, int K>
+struct RunShiftBack {
+  static void run(const Stream& stream, const TokenShiftBackward& op) {
+    if (op.mixes == 1) return shift_back<T, K, 1>(stream, op);
+    if (op.mixes == kMaxMixes) return shift_back<T, K, kMaxMixes>(stream, op);
+    throw Error("internal: the CUDA kernels shift for 1 or 6 mixes");
   }
 };
 template <class T>
 struct TokenShiftBackwardOp {
   static void run(const Stream& stream, const TokenShiftBackward& op) {
-    const int64_t width = op.u.shape[2], count = op.u.shape[0] * op.u.shape[1];
-    const ShiftedRows<T> rows{in<T>(op.u), in<float>(op.halo), in<int32_t>(op.starts),
-                              op.u.shape[1], width};
-    for (int m = 0; m < op.mixes; ++m) {
-      const auto i = static_cast<size_t>(m);
-      for_each(stream, width,
-               MixColumn<T>{rows, in<T>(op.dout[i]), PartialSum(op.dmix[i]),
-                            LeafRows(op.leaves, count)});
-    }
-    for_each(stream, op.u.elements(),
-             TokenShiftBackElement<T>{rows, MixGradients<T>(op), in<float>(op.dhalo_out), op.at,
-                                      out<T>(op.du)});
+    by_pairs<RunShiftBack, T>(op.u.shape[2], stream, op);
   }
 };
 

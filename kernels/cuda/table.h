@@ -6,7 +6,7 @@
 #include "kernels/cuda/head_ops.h"
 #include "kernels/cuda/matmul_ops.h"
 #include "kernels/cuda/norm_ops.h"
-#include "kernels/cuda/time_mix_ops.h"
+#include "kernels/cuda/time_mix_backward_ops.h"
 #include "kernels/cuda/wkv7_backward_ops.h"
 
 namespace rwkv::cuda {

@@ -28,6 +28,14 @@ RWKV_DEVICE float warp_xor(float value, int mask) {
 RWKV_DEVICE void raise_max(int64_t* to, int64_t value) {
   atomicMax(reinterpret_cast<long long*>(to), static_cast<long long>(value));
 }
+// Memory for a launch and those that follow it on the stream.
+inline std::byte* scratch(const Stream& stream, int64_t bytes) {
+  if (bytes > stream.scratch_bytes) {
+    throw Error("CUDA: an op wants " + std::to_string(bytes) +
+                " bytes of scratch, the stream has " + std::to_string(stream.scratch_bytes));
+  }
+  return stream.scratch;
+}
 RWKV_DEVICE std::byte* shared_memory() {
   extern __shared__ __align__(16) unsigned char memory[];
   return reinterpret_cast<std::byte*>(memory);

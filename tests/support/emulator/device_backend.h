@@ -28,6 +28,8 @@ int thread_count();
 void sync_block();
 float warp_xor(float value, int mask);
 std::byte* shared_memory();
+// A buffer of the emulator's own, filled with what nobody may count on.
+std::byte* scratch(const Stream&, int64_t bytes);
 inline void raise_max(int64_t* to, int64_t value) {
   if (value > *to) *to = value;
 }

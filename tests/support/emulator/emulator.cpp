@@ -187,6 +187,11 @@ int thread_count() { return machine().shape().threads; }
 void sync_block() { machine().wait(Waits::kBlock); }
 float warp_xor(float value, int mask) { return machine().exchange(value, mask); }
 std::byte* shared_memory() { return machine().shared(); }
+std::byte* scratch(const Stream&, int64_t bytes) {
+  thread_local std::vector<std::byte> room;
+  room.assign(static_cast<size_t>(bytes), std::byte{0xff});
+  return room.data();
+}
 void run_grid(const LaunchShape& shape, const std::function<void()>& thread) {
   if (shape.blocks > 0) machine().run(shape, thread);
 }

@@ -1,0 +1,251 @@
+// Backward of what is before and after the recurrence: a block takes a slab of rows, and its
+// parameters' sums stay in registers until the slab's end.
+#pragma once
+
+#include "kernels/cuda/time_mix_ops.h"
+
+namespace rwkv::cuda {
+
+template <class T, int K>
+struct TimeMixInBack {
+  const T *iclr, *gate, *key, *value, *first, *dk, *dv, *da, *db;
+  const float *a0, *k_k, *k_a, *v0, *dw_raw;
+  T *diclr, *dgate, *dkey, *dvalue;
+  float* dfirst;
+  SlabSums sums;
+  Slabs slabs;
+  int64_t width, head_size;
+
+  enum : int { kW0, kA0, kKk, kKa, kV0, kSums };
+
+  RWKV_DEVICE void operator()() const {
+    const HeadLane<K> lane(width, head_size);
+    if (!lane.is_there(width)) return;
+    TimeMixChannels<K> p;
+    load_run(a0 + lane.c, p.a0);
+    load_run(k_k + lane.c, p.k_k);
+    load_run(k_a + lane.c, p.k_a);
+    if (gate != nullptr) load_run(v0 + lane.c, p.v0);
+    float sum[kSums][K] = {};
+    const RowRange range = slabs.of_slab(lane.group);
+    for (int64_t r = range.begin; r < range.end; ++r) {
+      row(r * width + lane.c, lane.inside, p, sum);
+      if (lane.inside) value_row(r * width + lane.c, p, sum);
+    }
+    if (!lane.inside) return;
+    for (int s = 0; s < kSums; ++s) {
+      for (int j = 0; j < K; ++j) sums.put(s, lane.group, lane.c + j, sum[s][j]);
+    }
+  }
+
+ private:
+  RWKV_DEVICE void row(int64_t i, bool inside, const TimeMixChannels<K>& p,
+                       float (&sum)[kSums][K]) const {
+    float key_i[K], rate[K], direction[K], ddirection[K], db_i[K], dk_i[K], dw[K], terms[K];
+    load_run(key + i, key_i);
+    load_run(iclr + i, rate);
+    load_run(db + i, db_i);
+    load_run(da + i, ddirection);
+    load_run(dk + i, dk_i);
+    load_run(dw_raw + i, dw);
+    for (int j = 0; j < K; ++j) {
+      direction[j] = key_i[j] * p.k_k[j];
+      terms[j] = direction[j] * direction[j];
+      rate[j] = sigmoid(p.a0[j] + rate[j]);
+    }
+    const KappaNorm kappa(head_sum(terms, inside));
+    for (int j = 0; j < K; ++j) {
+      direction[j] /= kappa.norm;
+      ddirection[j] = db_i[j] * rate[j] - ddirection[j];
+      terms[j] = direction[j] * ddirection[j];
+    }
+    const float along = head_sum(terms, inside), removed = kappa.clipped ? 0 : along;
+    if (!inside) return;
+    float dpre[K];
+    for (int j = 0; j < K; ++j) {
+      const float dscaled = (ddirection[j] - direction[j] * removed) / kappa.norm;
+      const float drate = dk_i[j] * key_i[j] * p.k_a[j] + db_i[j] * direction[j];
+      dpre[j] = drate * rate[j] * (1 - rate[j]);
+      terms[j] = dk_i[j] * (1 + (rate[j] - 1) * p.k_a[j]) + dscaled * p.k_k[j];
+      sum[kW0][j] += dw[j];
+      sum[kA0][j] += dpre[j];
+      sum[kKk][j] += dscaled * key_i[j];
+      sum[kKa][j] += dk_i[j] * key_i[j] * (rate[j] - 1);
+    }
+    store_run(diclr + i, dpre);
+    store_run(dkey + i, terms);
+  }
+
+  RWKV_DEVICE void value_row(int64_t i, const TimeMixChannels<K>& p, float (&sum)[kSums][K]) const {
+    float d[K], of_first[K];
+    load_run(dv + i, d);
+    load_run(dfirst + i, of_first);
+    if (gate == nullptr) {
+      for (int j = 0; j < K; ++j) d[j] += of_first[j];
+      store_run(dvalue + i, d);
+      return;
+    }
+    float mix[K], other[K], own[K];
+    load_run(gate + i, mix);
+    load_run(first + i, other);
+    load_run(value + i, own);
+    for (int j = 0; j < K; ++j) {
+      mix[j] = sigmoid(p.v0[j] + mix[j]);
+      other[j] = d[j] * (other[j] - own[j]) * mix[j] * (1 - mix[j]);  // the gate's gradient
+      of_first[j] += d[j] * mix[j];
+      d[j] *= 1 - mix[j];
+      sum[kV0][j] += other[j];
+    }
+    store_run(dvalue + i, d);
+    store_run(dfirst + i, of_first);
+    store_run(dgate + i, other);
+  }
+};
+template <class T, int K>
+struct RunTimeMixInBack {
+  static void run(const Stream& stream, const TimeMixInBackward& op) {
+    using Kernel = TimeMixInBack<T, K>;
+    const int64_t width = op.a0.elements();
+    const Slabs slabs(op.leaves, op.key.elements() / width);
+    const SlabSums sums(stream, slabs, width, Kernel::kSums);
+    device::launch(stream, {HeadLane<K>::blocks(slabs.count(), width, op.head_size), kThreads, 0},
+                   Kernel{in<T>(op.iclr),
+                          in<T>(op.value_gate),
+                          in<T>(op.key),
+                          in<T>(op.value),
+                          in<T>(op.v_first),
+                          in<T>(op.dk),
+                          in<T>(op.dv),
+                          in<T>(op.da),
+                          in<T>(op.db),
+                          in<float>(op.a0),
+                          in<float>(op.k_k),
+                          in<float>(op.k_a),
+                          in<float>(op.v0),
+                          in<float>(op.dw_raw),
+                          out<T>(op.diclr),
+                          out<T>(op.dvalue_gate),
+                          out<T>(op.dkey),
+                          out<T>(op.dvalue),
+                          out<float>(op.dv_first),
+                          sums,
+                          slabs,
+                          width,
+                          op.head_size});
+    add_slabs<Kernel::kSums>(stream, slabs, sums,
+                             {PartialSum(op.dw0), PartialSum(op.da0), PartialSum(op.dk_k),
+                              PartialSum(op.dk_a), PartialSum(op.dv0)});
+  }
+};
+template <class T>
+struct TimeMixInBackwardOp {
+  static void run(const Stream& stream, const TimeMixInBackward& op) {
+    by_lane_channels<RunTimeMixInBack, T>(stream, op);
+  }
+};
+
+template <class T, int K>
+struct TimeMixOutBack {
+  const T *y, *r, *k, *v, *g, *dz;
+  const float *weight, *bias, *r_k;
+  T *dy, *dr, *dk, *dv, *dg;
+  SlabSums sums;
+  Slabs slabs;
+  int64_t width, head_size;
+  float eps;
+
+  enum : int { kWeight, kBias, kBonus, kSums };
+
+  RWKV_DEVICE void operator()() const {
+    const HeadLane<K> lane(width, head_size);
+    if (!lane.is_there(width)) return;
+    Channels p;
+    load_run(weight + lane.c, p.scale);
+    load_run(bias + lane.c, p.shift);
+    load_run(r_k + lane.c, p.bonus);
+    float sum[kSums][K] = {};
+    const RowRange range = slabs.of_slab(lane.group);
+    for (int64_t row = range.begin; row < range.end; ++row) {
+      back(row * width + lane.c, lane.inside, p, sum);
+    }
+    if (!lane.inside) return;
+    for (int s = 0; s < kSums; ++s) {
+      for (int j = 0; j < K; ++j) sums.put(s, lane.group, lane.c + j, sum[s][j]);
+    }
+  }
+
+ private:
+  struct Channels {
+    float scale[K], shift[K], bonus[K];
+  };
+  // Means over the head of d scale, and of it times the normalised y.
+  struct Means {
+    float g, gn;
+  };
+
+  RWKV_DEVICE void back(int64_t i, bool inside, const Channels& p, float (&sum)[kSums][K]) const {
+    float n[K], r_i[K], k_i[K], v_i[K], d[K], dz_i[K], terms[K];
+    load_run(y + i, n);
+    load_run(r + i, r_i);
+    load_run(k + i, k_i);
+    load_run(v + i, v_i);
+    load_run(dz + i, dz_i);
+    load_run(g + i, d);
+    const HeadStatistics norm(n, inside, head_size, eps);
+    for (int j = 0; j < K; ++j) {
+      n[j] = (n[j] - norm.mean) * norm.rstd;
+      terms[j] = r_i[j] * k_i[j] * p.bonus[j];
+      d[j] *= dz_i[j];
+    }
+    const float bonus = head_sum(terms, inside);
+    for (int j = 0; j < K; ++j) terms[j] = d[j] * v_i[j];
+    const float dbonus = head_sum(terms, inside);
+    for (int j = 0; j < K; ++j) terms[j] = d[j] * p.scale[j];
+    Means mean{head_sum(terms, inside) / static_cast<float>(head_size), 0};
+    for (int j = 0; j < K; ++j) terms[j] *= n[j];
+    mean.gn = head_sum(terms, inside) / static_cast<float>(head_size);
+    if (!inside) return;
+    for (int j = 0; j < K; ++j) {
+      sum[kWeight][j] += d[j] * n[j];
+      sum[kBias][j] += d[j];
+      sum[kBonus][j] += dbonus * r_i[j] * k_i[j];
+      dz_i[j] *= n[j] * p.scale[j] + p.shift[j] + bonus * v_i[j];
+      n[j] = norm.rstd * (d[j] * p.scale[j] - mean.g - n[j] * mean.gn);
+      d[j] *= bonus;
+      const float along = dbonus * p.bonus[j], own_r = r_i[j];
+      r_i[j] = along * k_i[j];
+      k_i[j] = along * own_r;
+    }
+    store_run(dg + i, dz_i);
+    store_run(dy + i, n);
+    store_run(dv + i, d);
+    store_run(dr + i, r_i);
+    store_run(dk + i, k_i);
+  }
+};
+template <class T, int K>
+struct RunTimeMixOutBack {
+  static void run(const Stream& stream, const TimeMixOutBackward& op) {
+    using Kernel = TimeMixOutBack<T, K>;
+    const int64_t width = op.ln_weight.elements();
+    const Slabs slabs(op.leaves, op.y.elements() / width);
+    const SlabSums sums(stream, slabs, width, Kernel::kSums);
+    device::launch(
+        stream, {HeadLane<K>::blocks(slabs.count(), width, op.head_size), kThreads, 0},
+        Kernel{in<T>(op.y), in<T>(op.r), in<T>(op.k), in<T>(op.v), in<T>(op.g), in<T>(op.dz),
+               in<float>(op.ln_weight), in<float>(op.ln_bias), in<float>(op.r_k), out<T>(op.dy),
+               out<T>(op.dr), out<T>(op.dk), out<T>(op.dv), out<T>(op.dg), sums, slabs, width,
+               op.head_size, static_cast<float>(op.eps)});
+    add_slabs<Kernel::kSums>(
+        stream, slabs, sums,
+        {PartialSum(op.dln_weight), PartialSum(op.dln_bias), PartialSum(op.dr_k)});
+  }
+};
+template <class T>
+struct TimeMixOutBackwardOp {
+  static void run(const Stream& stream, const TimeMixOutBackward& op) {
+    by_lane_channels<RunTimeMixOutBack, T>(stream, op);
+  }
+};
+
+}  // namespace rwkv::cuda
