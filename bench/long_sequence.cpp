@@ -98,7 +98,7 @@ class LongSequence {
                                          "train: {{context: {}, chunk: {}, batch: 1, steps: 1}}\n",
                                          kLayers, kWidth, options.tokens, options.chunk),
                              "long.yaml", std::vector{"precision=" + options.precision})),
-        machine_(choose_machine(recipe_, 1)),
+        machine_(choose_machine(recipe_, {})),
         self_(make_self()),
         source_(make_train_source(recipe_, kVocab)),
         loader_(*source_, 1, options.tokens),

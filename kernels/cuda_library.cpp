@@ -11,6 +11,8 @@ namespace {
 // What the library exports, in C.
 using BackendEntry = const Backend* (*)();
 using DevicesEntry = int (*)(char* text, int size);  // their number, and a text about it
+using SelectEntry = void (*)(int device);
+using SharedEntry = std::byte* (*)(int64_t bytes);
 
 std::string library_path() {
   std::error_code error;
@@ -37,7 +39,10 @@ CudaLibrary open_library() {
   }
   const auto backend = reinterpret_cast<BackendEntry>(dlsym(handle, "rwkv_cuda_backend"));
   const auto devices = reinterpret_cast<DevicesEntry>(dlsym(handle, "rwkv_cuda_devices"));
-  if (backend == nullptr || devices == nullptr) {
+  library.select = reinterpret_cast<SelectEntry>(dlsym(handle, "rwkv_cuda_select"));
+  library.shared_memory = reinterpret_cast<SharedEntry>(dlsym(handle, "rwkv_cuda_shared_memory"));
+  if (backend == nullptr || devices == nullptr || library.select == nullptr ||
+      library.shared_memory == nullptr) {
     library.why = path + ": of another version: " + last_error();
     return library;
   }

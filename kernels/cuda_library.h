@@ -13,6 +13,10 @@ struct CudaLibrary {
   int devices = 0;                   // 0: `why`
   std::string device;                // "NVIDIA H200, sm_90, 139.8 GiB" of device 0
   std::string why;
+  void (*select)(int device) = nullptr;  // the GPU of this process, from now on
+  // Host memory that the GPU can reach at the same address, to the end of the process; nullptr:
+  // there is not that much.
+  std::byte* (*shared_memory)(int64_t bytes) = nullptr;
 };
 
 // Thread-safe; the library stays open to the end of the process.

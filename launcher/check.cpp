@@ -164,10 +164,10 @@ std::string plan_text(const Recipe& recipe, const Machine& machine, const Model&
 ExitCode calibrate_machine(Context& context, const CheckArguments& arguments) {
   Recipe recipe;
   Machine machine;
-  const int local_ranks = host_place(context.world).size;
+  const HostPlace place = host_place(context.world);
   agree(context.world, [&] {
     recipe = load_recipe(arguments.recipe, arguments.overrides);
-    machine = choose_machine(recipe, local_ranks);
+    machine = choose_machine(recipe, place);
   });
   const Calibration measured = calibrate(recipe, machine, context.world);
   on_root(context.world, [&] {
@@ -179,10 +179,10 @@ ExitCode calibrate_machine(Context& context, const CheckArguments& arguments) {
 
 ExitCode check(Context& context, const CheckArguments& arguments) {
   if (!arguments.calibrate.empty()) return calibrate_machine(context, arguments);
-  const int local_ranks = host_place(context.world).size;
+  const HostPlace place = host_place(context.world);
   on_root(context.world, [&] {
     const Recipe recipe = load_recipe(arguments.recipe, arguments.overrides);
-    const Machine machine = choose_machine(recipe, local_ranks);
+    const Machine machine = choose_machine(recipe, place);
     const Model model(complete_model(recipe));
     if (arguments.params) {
       std::fputs(describe(model.params()).c_str(), stdout);

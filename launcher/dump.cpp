@@ -13,7 +13,7 @@ std::string state_name(size_t layer, const Carry& carry) {
 }
 
 // Tokens [begin, end) of sample b of (B, n, ...), as (1, end - begin, ...).
-Tensor tokens_of(const Tensor& t, int64_t b, int64_t begin, int64_t end) {
+ConstTensor tokens_of(const ConstTensor& t, int64_t b, int64_t begin, int64_t end) {
   const int64_t n = t.shape[1], each = t.elements() / (t.shape[0] * n);
   Shape shape = t.shape;
   shape.dim[0] = 1;
@@ -24,8 +24,8 @@ Tensor tokens_of(const Tensor& t, int64_t b, int64_t begin, int64_t end) {
 }  // namespace
 
 Dump::Dump(const std::string& path, const Model& model, const SequenceRunner& runner,
-           int64_t samples, bool logits)
-    : path_(path), temporary_(path + ".tmp"), model_(model), runner_(runner) {
+           int64_t samples, bool logits, const Memory& memory)
+    : path_(path), temporary_(path + ".tmp"), model_(model), runner_(runner), memory_(memory) {
   const SequencePlan& plan = runner.plan();
   const DType acc = plan.model.precision.accumulate;
   const int64_t vocab = model.config().vocab;
@@ -34,7 +34,7 @@ Dump::Dump(const std::string& path, const Model& model, const SequenceRunner& ru
   file_->create_dataset("loss", acc, {samples, plan.model.tokens});
   if (logits) {
     const Shape shape{plan.model.batch, plan.segments.most_tokens(), vocab};
-    buffer_ = Buffer(shape.elements() * bytes_of(acc));
+    buffer_ = Buffer(shape.elements() * bytes_of(acc), memory);
     logits_ = {buffer_.data(), acc, shape};
     file_->create_dataset("logits", DType::kF32, {samples, plan.model.tokens, vocab});
   }
@@ -53,7 +53,7 @@ Dump::~Dump() {
 }
 
 // Promised in float32.
-void Dump::write_logits(int64_t sample, int64_t token, const Tensor& rows) {
+void Dump::write_logits(int64_t sample, int64_t token, const ConstTensor& rows) {
   if (rows.dtype == DType::kF32) return file_->write_block("logits", sample, token, rows);
   std::vector<float> narrow(static_cast<size_t>(rows.elements()));
   for (size_t i = 0; i < narrow.size(); ++i) narrow[i] = static_cast<float>(rows.as<double>()[i]);
@@ -72,7 +72,8 @@ void Dump::add(int64_t first, int64_t count, const SequenceRunner::Result& resul
   for (size_t l = 0; l < model_.layers(); ++l) {
     const std::vector<Carry> carries = model_.carries(l);
     for (size_t i = 0; i < carries.size(); ++i) {
-      file_->write_rows(state_name(l, carries[i]), first, runner_.leaving()[l][i].rows(0, count));
+      const ConstTensor rows = runner_.leaving()[l][i].rows(0, count);
+      file_->write_rows(state_name(l, carries[i]), first, on_host(memory_, {}, rows, room_));
     }
   }
 }

@@ -14,7 +14,8 @@ class Dump {
  public:
   // Writes to FILE.tmp until commit(). Of one rank; the runner, whose plan leaves states, must
   // outlive this.
-  Dump(const std::string& path, const Model&, const SequenceRunner&, int64_t samples, bool logits);
+  Dump(const std::string& path, const Model&, const SequenceRunner&, int64_t samples, bool logits,
+       const Memory&);
   // Removes what was written when commit() was not reached.
   ~Dump();
   Dump(const Dump&) = delete;
@@ -28,13 +29,14 @@ class Dump {
   void commit();
 
  private:
-  void write_logits(int64_t sample, int64_t token, const Tensor& rows);
+  void write_logits(int64_t sample, int64_t token, const ConstTensor& rows);
 
   std::string path_, temporary_;
   const Model& model_;
   const SequenceRunner& runner_;
   std::optional<Hdf5File> file_;
-  Buffer buffer_;
+  const Memory& memory_;  // of the runner's states and of logits()
+  Buffer buffer_, room_;
   Tensor logits_;
   bool committed_ = false;
 };

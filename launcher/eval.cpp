@@ -9,6 +9,7 @@
 #include "launcher/dump.h"
 #include "launcher/source.h"
 #include "parallel/agree.h"
+#include "parallel/device_ranks.h"
 
 namespace rwkv {
 namespace {
@@ -39,11 +40,11 @@ struct EvalJob {
   MeshShape mesh;
 };
 
-EvalJob prepare(const EvalArguments& arguments, int ranks, int local_ranks) {
+EvalJob prepare(const EvalArguments& arguments, int ranks, HostPlace place) {
   if (arguments.logits && arguments.dump.empty()) {
     throw InputError("--logits needs --dump FILE.h5");
   }
-  EvalJob job{load_source(arguments.source, arguments.overrides, local_ranks), nullptr, 0, {}};
+  EvalJob job{load_source(arguments.source, arguments.overrides, place), nullptr, 0, {}};
   Recipe& recipe = job.loaded.recipe;
   if (recipe.train.context <= 0) {
     throw InputError("train.context is needed: how many tokens a sample has (train.context=512)");
@@ -60,6 +61,7 @@ Totals run(const EvalArguments& arguments, const EvalJob& job, Communicator& ran
   const LoadedSource& loaded = job.loaded;
   const MeshShape& mesh = job.mesh;
   const auto sequence = ranks.split(mesh.data_group(ranks.rank()), mesh.place(ranks.rank()));
+  DeviceRanks device_sequence(*sequence, *loaded.machine.ops->memory);
   const Share share = share_of(job.samples, mesh.data, mesh.data_group(ranks.rank()));
   const int64_t rows =
       std::max<int64_t>(1, plan_micro_batch(loaded.recipe, share.count(), mesh.sequence));
@@ -72,10 +74,11 @@ Totals run(const EvalArguments& arguments, const EvalJob& job, Communicator& ran
     plan.exchange = exchange;
     plan.model.backward = plan.model.recompute = false;
     plan.leaves = !arguments.dump.empty();
-    runner = std::make_unique<SequenceRunner>(*loaded.model, plan, *sequence, *loaded.machine.ops);
+    runner = std::make_unique<SequenceRunner>(*loaded.model, plan, device_sequence.get(),
+                                              *loaded.machine.ops);
     if (!plan.leaves) return;
     dump = std::make_unique<Dump>(arguments.dump, *loaded.model, *runner, job.samples,
-                                  arguments.logits);
+                                  arguments.logits, *loaded.machine.ops->memory);
   });
   Tally tally(rows, tokens, !job.data->skills().empty(), loaded.machine.leaf, *sequence);
   Evaluator evaluator(*job.data, rows, tokens, loaded.recipe.data.reset_documents);
@@ -96,14 +99,14 @@ ExitCode evaluate(Context& context, const EvalArguments& arguments) {
   const bool alone = !arguments.dump.empty();
   EvalJob job;
   Totals totals(0);
-  const int local_ranks = host_place(world).size;
+  const HostPlace place = host_place(world);
   if (alone) {
     on_root(world, [&] {
-      job = prepare(arguments, 1, 1);
+      job = prepare(arguments, 1, {0, 1});
       totals = run(arguments, job, *make_self());
     });
   } else {
-    agree(world, [&] { job = prepare(arguments, world.size(), local_ranks); });
+    agree(world, [&] { job = prepare(arguments, world.size(), place); });
     on_first(world, job.mesh.active(), [&](Communicator& ranks) {
       totals = run(arguments, job, ranks);
       return int64_t{0};

@@ -22,12 +22,12 @@ ExitCode generate(Context& context, const GenerateArguments& arguments) {
     if (!arguments.prompt_file.empty()) prompt = read_file(arguments.prompt_file);
   });
   prompt = world.broadcast(prompt, 0);
-  const int local_ranks = host_place(world).size;
+  const HostPlace place = host_place(world);
   LoadedSource loaded;
   std::unique_ptr<Tokenizer> tokenizer;
   std::vector<int32_t> tokens;
   agree(world, [&] {
-    loaded = load_source(arguments.source, arguments.overrides, local_ranks);
+    loaded = load_source(arguments.source, arguments.overrides, place);
     tokenizer = make_tokenizer(loaded.recipe.data.tokenizer);
     tokens = encode_prompt(*tokenizer, prompt, !arguments.no_bos, loaded.model->config().vocab);
   });

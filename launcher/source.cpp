@@ -12,7 +12,7 @@
 namespace rwkv {
 
 LoadedSource load_source(const std::string& source, const std::vector<std::string>& overrides,
-                         int local_ranks) {
+                         HostPlace place) {
   LoadedSource loaded;
   const WeightFile weights(source);
   std::string text;
@@ -25,11 +25,11 @@ LoadedSource load_source(const std::string& source, const std::vector<std::strin
   };
   if (!given("parallel.data=")) loaded.recipe.parallel.data = 0;
   if (!given("parallel.sequence=")) loaded.recipe.parallel.sequence = 0;
-  loaded.machine = choose_machine(loaded.recipe, local_ranks);
+  loaded.machine = choose_machine(loaded.recipe, place);
   const int64_t vocab = make_tokenizer(loaded.recipe.data.tokenizer)->vocab();
   loaded.model = std::make_unique<Model>(resolve_model(weights.model(loaded.recipe.model), vocab));
-  loaded.store =
-      std::make_unique<ParamStore>(loaded.model->params(), loaded.machine.precision, false);
+  loaded.store = std::make_unique<ParamStore>(loaded.model->params(), loaded.machine.precision,
+                                              false, false, Part{}, *loaded.machine.ops->memory);
   weights.load(*loaded.store);
   loaded.store->refresh(*loaded.machine.ops, loaded.pass().stream);
   return loaded;

@@ -18,11 +18,11 @@ struct LoadedSource {
   std::unique_ptr<Model> model;
   std::unique_ptr<ParamStore> store;
 
-  Pass pass() const { return {{machine.threads}, *machine.ops, machine.leaf, machine.tile}; }
+  Pass pass() const { return {machine.stream(), *machine.ops, machine.leaf, machine.tile}; }
 };
 
 // Not collective. InputError when SOURCE or an override is bad.
 LoadedSource load_source(const std::string& source, const std::vector<std::string>& overrides,
-                         int local_ranks);
+                         HostPlace);
 
 }  // namespace rwkv

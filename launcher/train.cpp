@@ -111,7 +111,7 @@ ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine
 ExitCode train(Context& context, const TrainArguments& arguments) {
   Communicator& world = context.world;
   const Recipe recipe = load_everywhere(world, arguments);
-  const Machine machine = choose_machine(recipe, host_place(world).size);
+  const Machine machine = choose_machine(recipe, host_place(world));
   MeshShape mesh;
   agree(world, [&] { mesh = plan_mesh(recipe, world.size()); });
   if (mesh.parked > 0 && context.root()) {

@@ -35,7 +35,8 @@ class GatheredMaps {
   }
 
   // A segment's tiles go to its rank's place; a short last one leaves the rest of it unread.
-  void gather(Communicator&, const Stream&, const ConstTensor& m, const ConstTensor& added);
+  void gather(Communicator&, const Memory&, const Stream&, const ConstTensor& m,
+              const ConstTensor& added);
   void wait();
   void poll();
   void fold(const Backend&, const Stream&, int64_t first, int64_t end, bool transposed,

@@ -1,5 +1,3 @@
-#include <cstring>
-
 #include "parallel/exchanges.h"
 
 namespace rwkv {
@@ -12,7 +10,7 @@ class GatherExchange final : public StateExchange {
       : StateExchange(sequence, backend, sizes, arena), maps_(sizes, sequence.size(), arena) {}
 
   void send_maps(const Stream& stream, int64_t, ConstTensor m, ConstTensor b) override {
-    maps_.gather(comm(), stream, m, b);
+    maps_.gather(comm(), memory(), stream, m, b);
   }
 
   void receive_state(const Stream& stream, int64_t layer, Tensor s_in) override {
@@ -26,7 +24,7 @@ class GatherExchange final : public StateExchange {
   }
 
   void send_adjoints(const Stream& stream, int64_t, ConstTensor m, ConstTensor c) override {
-    maps_.gather(comm(), stream, m, c);
+    maps_.gather(comm(), memory(), stream, m, c);
   }
 
   void receive_gradient(const Stream& stream, int64_t layer, Tensor ds_out) override {
@@ -54,13 +52,13 @@ class GatherExchange final : public StateExchange {
 
 }  // namespace
 
-void GatheredMaps::gather(Communicator& comm, const Stream& stream, const ConstTensor& m,
-                          const ConstTensor& added) {
+void GatheredMaps::gather(Communicator& comm, const Memory& memory, const Stream& stream,
+                          const ConstTensor& m, const ConstTensor& added) {
   Stream issuing = stream;
   const int64_t at = comm.rank() * tiles_;
   for (auto [own, whole, ticket] : {std::tuple{&m, &maps_, &first_}, {&added, &added_, &second_}}) {
     const Tensor shard = whole->rows(at, at + tiles_);
-    if (!own->empty()) std::memcpy(shard.data, own->data, static_cast<size_t>(own->bytes()));
+    if (!own->empty()) memory.copy(stream, shard.data, own->data, own->bytes());
     if (comm.size() > 1) *ticket = comm.all_gather(shard, *whole, issuing);
   }
 }

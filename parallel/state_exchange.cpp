@@ -1,18 +1,10 @@
 #include "parallel/state_exchange.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "parallel/exchanges.h"
 
 namespace rwkv {
-namespace {
-
-void copy(const ConstTensor& from, const Tensor& to) {
-  if (from.data != to.data) std::memcpy(to.data, from.data, static_cast<size_t>(to.bytes()));
-}
-
-}  // namespace
 
 StateExchange::StateExchange(Communicator& sequence, const Backend& ops,
                              const ExchangeLayout& layout, Arena& arena)
@@ -35,7 +27,7 @@ Tensor StateExchange::halo_carry(const Tensor& carries, int64_t layer, int halo)
 void StateExchange::send_halo(int64_t layer, int halo, ConstTensor row, Tensor entering) {
   const Tensor kept = halo_carry(halo_carry_, layer, halo);
   const bool wraps = rank() == 0;
-  if (wraps && !place_.first) copy(kept, entering);
+  if (wraps && !place_.first) copy(memory(), {}, entering, kept);
   const int to = last_segment() ? kNoRank : (rank() + 1) % ranks();
   const int left = (rank() + ranks() - 1) % ranks();
   const int from = wraps && place_.last ? kNoRank : left;
@@ -48,9 +40,9 @@ void StateExchange::send_halo_gradient(int64_t layer, int halo, ConstTensor dent
   const Tensor kept = halo_carry(dhalo_carry_, layer, halo);
   const bool wraps = rank() + 1 == ranks();
   if (last_segment()) {
-    std::memset(dleaving.data, 0, static_cast<size_t>(dleaving.bytes()));
+    zero(memory(), {}, dleaving);
   } else if (wraps) {
-    copy(kept, dleaving);
+    copy(memory(), {}, dleaving, kept);
   }
   const int to = first_segment() ? kNoRank : (rank() + ranks() - 1) % ranks();
   const bool none = wraps ? place_.first : last_segment();
@@ -102,16 +94,14 @@ int64_t StateExchange::carry_bytes() const { return state_carry_.bytes() + halo_
 
 void StateExchange::save_carry(std::byte* to) {
   settle();
-  std::memcpy(to, state_carry_.data, static_cast<size_t>(state_carry_.bytes()));
-  std::memcpy(to + state_carry_.bytes(), halo_carry_.data,
-              static_cast<size_t>(halo_carry_.bytes()));
+  memory().copy({}, to, state_carry_.data, state_carry_.bytes());
+  memory().copy({}, to + state_carry_.bytes(), halo_carry_.data, halo_carry_.bytes());
 }
 
 void StateExchange::restore_carry(const std::byte* from) {
   settle();
-  std::memcpy(state_carry_.data, from, static_cast<size_t>(state_carry_.bytes()));
-  std::memcpy(halo_carry_.data, from + state_carry_.bytes(),
-              static_cast<size_t>(halo_carry_.bytes()));
+  memory().copy({}, state_carry_.data, from, state_carry_.bytes());
+  memory().copy({}, halo_carry_.data, from + state_carry_.bytes(), halo_carry_.bytes());
 }
 
 ExchangeKind ExchangeKind::chosen(int ranks) const {

@@ -89,6 +89,7 @@ class StateExchange {
 
  protected:
   Communicator& comm() const { return comm_; }
+  const Memory& memory() const { return *ops_.memory; }
   const Backend& ops() const { return ops_; }
   const ExchangeLayout& layout() const { return layout_; }
   const GroupPlace& place() const { return place_; }

@@ -89,7 +89,7 @@ class TwoLevelExchange final : public StateExchange {
     carrying_.settle(layer);
     Stream issuing = stream;
     if (node_ == nullptr) node_ = comm().split(node(), rank());
-    maps_.gather(*node_, stream, m, added);
+    maps_.gather(*node_, memory(), stream, m, added);
     if (from != kNoRank) receiving_ = comm().shift({}, kNoRank, in_, from, issuing);
   }
   void wait() {

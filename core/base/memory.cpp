@@ -1,22 +1,22 @@
 #include "core/base/memory.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
+#include <new>
 
 namespace rwkv {
 namespace {
 
 constexpr int64_t kAlign = 64;  // a cache line, and the widest vector register
+constexpr std::align_val_t kAlignment{kAlign};
 
 std::byte* allocate(int64_t bytes) {
-  auto* p = static_cast<std::byte*>(
-      std::aligned_alloc(static_cast<size_t>(kAlign), static_cast<size_t>(bytes)));
+  void* p = ::operator new(static_cast<size_t>(bytes), kAlignment, std::nothrow);
   if (p != nullptr) std::memset(p, 0, static_cast<size_t>(bytes));
-  return p;
+  return static_cast<std::byte*>(p);
 }
 
-void release(std::byte* p) { std::free(p); }
+void release(std::byte* p) { ::operator delete(p, kAlignment); }
 
 void copy_bytes(const Stream&, std::byte* to, const std::byte* from, int64_t bytes) {
   std::memcpy(to, from, static_cast<size_t>(bytes));

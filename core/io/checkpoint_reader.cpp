@@ -13,7 +13,7 @@
 namespace rwkv {
 namespace {
 
-std::span<const std::byte> raw_bytes(const Tensor& tensor) {
+std::span<const std::byte> raw_bytes(const ConstTensor& tensor) {
   return {tensor.data, static_cast<size_t>(tensor.bytes())};
 }
 
@@ -30,25 +30,20 @@ void check_shapes(const std::string& step_folder, const CheckpointIndex& index,
   }
 }
 
-// Reads one extent of a parameter from the file that holds it.
+// What the extent, which is read from the file that holds it, has of the store's `own` elements of
+// a parameter, into `to`.
 void read_extent(const Hdf5File& file, std::string_view kind, const std::string& name,
-                 const StoredExtent& extent, const Tensor& whole) {
-  file.read(dataset_name(kind, name),
-            whole.reshaped({whole.elements()}).rows(extent.begin, extent.end));
-}
-
-// What the extent has of the store's own elements.
-void read_moment(const Hdf5File& file, std::string_view kind, const std::string& name,
-                 const StoredExtent& extent, const Extent& own, const Tensor& moments) {
+                 const StoredExtent& extent, const Extent& own, const Tensor& to,
+                 const Memory& memory) {
   const int64_t begin = std::max(extent.begin, own.begin), end = std::min(extent.end, own.end);
   if (begin >= end) return;
   const int64_t elements = extent.end - extent.begin;
-  const Buffer memory(elements * bytes_of(moments.dtype));
-  const Tensor stored{memory.data(), moments.dtype, {elements}};
+  const Tensor room = to.reshaped({to.elements()}).rows(begin - own.begin, end - own.begin);
+  if (memory.host && elements == room.elements()) return file.read(dataset_name(kind, name), room);
+  const Buffer read(elements * bytes_of(to.dtype));
+  const Tensor stored{read.data(), to.dtype, {elements}};
   file.read(dataset_name(kind, name), stored);
-  const Tensor to = moments.reshaped({moments.elements()}).rows(begin - own.begin, end - own.begin);
-  std::memcpy(to.data, stored.rows(begin - extent.begin, end - extent.begin).data,
-              static_cast<size_t>(to.bytes()));
+  copy(memory, {}, room, stored.rows(begin - extent.begin, end - extent.begin));
 }
 
 void load_file(const Hdf5File& file, const CheckpointIndex& index, int64_t number,
@@ -59,10 +54,11 @@ void load_file(const Hdf5File& file, const CheckpointIndex& index, int64_t numbe
     const int own = store.find(name);
     if (own < 0) continue;  // a parameter that this model does not have
     const auto i = static_cast<size_t>(own);
-    read_extent(file, "weights", name, extent, store.master(i));
+    const Extent all{own, 0, store.master(i).elements()};
+    read_extent(file, "weights", name, extent, all, store.master(i), store.memory());
     if (!moments) continue;
-    read_moment(file, "moment1", name, extent, store.own(i), store.moment1(i));
-    read_moment(file, "moment2", name, extent, store.own(i), store.moment2(i));
+    read_extent(file, "moment1", name, extent, store.own(i), store.moment1(i), store.memory());
+    read_extent(file, "moment2", name, extent, store.own(i), store.moment2(i), store.memory());
   }
 }
 
@@ -85,10 +81,12 @@ void load_scales(const CheckpointIndex& index, ParamStore& store) {
 void check_loaded(const std::string& step_folder, const CheckpointIndex& index,
                   const ParamStore& store) {
   uint64_t hash = 0;
+  Buffer room;
   for (const auto& param : index.params) {
     const int i = store.find(param.first);
     if (i < 0) return;
-    const Tensor master = store.master(static_cast<size_t>(i));
+    const ConstTensor master =
+        on_host(store.memory(), {}, store.master(static_cast<size_t>(i)), room);
     if (master.dtype != index.dtype) return;
     hash = hash64(raw_bytes(master), hash);
   }
@@ -138,7 +136,8 @@ void check_weights_hash(const std::string& step_folder, const CheckpointIndex& i
         file.emplace(Hdf5File::open(step_folder + "/" + rank_file(extent.file)));
         open_file = extent.file;
       }
-      read_extent(*file, "weights", name, extent, whole);
+      const Extent all{0, 0, whole.elements()};
+      read_extent(*file, "weights", name, extent, all, whole, host_memory());
     }
     hash = hash64(raw_bytes(whole), hash);
   }

@@ -53,13 +53,13 @@ std::vector<Piece> own_pieces(const ParamStore& store, int rank, int ranks) {
 }
 
 // Moves the contents into memory of their own, so that training can go on.
-Buffer copy_contents(std::vector<Piece>& pieces) {
+Buffer copy_contents(std::vector<Piece>& pieces, const Memory& from) {
   int64_t bytes = 0;
   for (const Piece& piece : pieces) bytes += piece.content.bytes();
   Buffer memory(bytes);
   std::byte* to = memory.data();
   for (Piece& piece : pieces) {
-    std::memcpy(to, piece.content.data, static_cast<size_t>(piece.content.bytes()));
+    from.copy({}, to, piece.content.data, piece.content.bytes());
     piece.content.data = to;
     to += piece.content.bytes();
   }
@@ -215,12 +215,14 @@ struct PendingCheckpoint::Work {
       });
       agree(comm, [&] {
         pieces = own_pieces(store, comm.rank(), comm.size());
+        where = &store.memory();
         index = index_of(info, store, comm.size());
       });
     });
   }
 
   void write() { own = write_own_file(temporary, info, pieces, comm.rank()); }
+  void copy() { copies = copy_contents(pieces, *where); }
 
   // After write() on every rank; `thrown`: by this rank's.
   void commit(const std::exception_ptr& thrown) {
@@ -261,6 +263,7 @@ struct PendingCheckpoint::Work {
   Communicator& comm;
   CheckpointIndex index;
   std::vector<Piece> pieces;
+  const Memory* where = nullptr;  // of the pieces, until they are copied
   StoredFile own;
   // Of the thread.
   Buffer copies;
@@ -280,6 +283,7 @@ void PendingCheckpoint::write_now(const std::string& folder, const CheckpointInf
   work.prepare(store);
   std::exception_ptr failure;
   try {
+    if (!store.memory().host) work.copy();
     work.write();
   } catch (...) {
     failure = std::current_exception();
@@ -291,8 +295,7 @@ PendingCheckpoint::PendingCheckpoint(const std::string& folder, const Checkpoint
                                      const ParamStore& store, int64_t keep, Communicator& comm)
     : work_(std::make_unique<Work>(folder, info, keep, comm)) {
   work_->prepare(store);
-  work_->clean_after_failure(
-      [&] { agree(comm, [&] { work_->copies = copy_contents(work_->pieces); }); });
+  work_->clean_after_failure([&] { agree(comm, [&] { work_->copy(); }); });
   work_->thread = std::thread([work = work_.get()] {
     try {
       work->write();

@@ -107,12 +107,10 @@ void WeightFile::load(ParamStore& store) const {
     }
     const std::vector<float>& values = tensors_.at(spec.name).values;
     const Tensor master = store.master(i);
-    for (size_t e = 0; e < values.size(); ++e) {
-      if (master.dtype == DType::kF64) {
-        master.as<double>()[e] = static_cast<double>(values[e]);
-      } else {
-        master.as<float>()[e] = values[e];
-      }
+    if (master.dtype == DType::kF64) {  // the reference backend's: on the host
+      std::copy(values.begin(), values.end(), master.as<double>());
+    } else {
+      copy(store.memory(), {}, master, view_of(values.data(), master.shape));
     }
   }
   for (const auto& [name, tensor] : tensors_) {

@@ -2,6 +2,9 @@
 // by R's diagonal, which makes them uniform over the orthogonal group (Mezzadri, arXiv
 // math-ph/0609050).
 #include <Eigen/QR>
+#include <atomic>
+#include <mutex>
+#include <thread>
 
 #include "core/base/rng.h"
 #include "core/model/param_store.h"
@@ -62,6 +65,28 @@ void initialize_as(const ParamSpec& spec, uint64_t seed, S* to) {
 void initialize(const ParamSpec& spec, uint64_t seed, Tensor master) {
   master.dtype == DType::kF64 ? initialize_as(spec, seed, master.as<double>())
                               : initialize_as(spec, seed, master.as<float>());
+}
+
+void initialize(ParamStore& store, uint64_t seed, int threads) {
+  std::atomic<size_t> next = 0;
+  std::mutex copying;
+  const auto work = [&] {
+    for (size_t i = next++; i < store.size(); i = next++) {
+      const Tensor master = store.master(i);
+      if (store.memory().host) {
+        initialize(store.specs()[i], seed, master);
+        continue;
+      }
+      const Buffer room(master.bytes());
+      const Tensor values{room.data(), master.dtype, master.shape};
+      initialize(store.specs()[i], seed, values);
+      const std::lock_guard lock(copying);
+      copy(store.memory(), {}, master, values);
+    }
+  };
+  std::vector<std::jthread> others;
+  for (int t = 1; t < threads; ++t) others.emplace_back(work);
+  work();
 }
 
 }  // namespace rwkv

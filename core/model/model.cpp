@@ -1,7 +1,6 @@
 #include "core/model/model.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/model/rwkv7_block.h"
 
@@ -18,10 +17,6 @@ size_t index_of(const std::vector<ParamSpec>& specs, std::string_view name) {
     if (specs[i].name == name) return i;
   }
   throw Error("internal: the table has no " + std::string(name));
-}
-
-void zero(const Tensor& t) {
-  if (!t.empty()) std::memset(t.data, 0, static_cast<size_t>(t.bytes()));
 }
 
 // As many whole leaves from row `begin` on as `step` rows hold.
@@ -67,15 +62,14 @@ std::span<const Param> Model::block_params(const ParamStore& store, size_t layer
 
 void Model::reset(Workspace& ws) const {
   for (const auto& layer : ws.entering) {
-    for (const Tensor& t : layer) zero(t);
+    for (const Tensor& t : layer) zero(*ws.plan_.memory, {}, t);
   }
 }
 
 void Model::carry_on(Workspace& ws) const {
   for (size_t l = 0; l < layers(); ++l) {
     for (size_t i = 0; i < ws.leaving[l].size(); ++i) {
-      std::memcpy(ws.entering[l][i].data, ws.leaving[l][i].data,
-                  static_cast<size_t>(ws.leaving[l][i].bytes()));
+      copy(*ws.plan_.memory, {}, ws.entering[l][i], ws.leaving[l][i]);
     }
   }
 }
@@ -176,7 +170,7 @@ void Model::loss_backward(const Pass& pass, const ParamStore& store, Workspace& 
                                              params[ln_out_weight_].grad,
                                              params[ln_out_bias_].grad,
                                              pass.leaves(ws.plan_.tokens)});
-  zero(ws.dv_first_);
+  zero(*ws.plan_.memory, pass.stream, ws.dv_first_);
   const Flow gradient{ws.dx_, ws.dv_first_};
   Pass again = pass;
   again.exchange = nullptr;  // what entered is still there

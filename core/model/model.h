@@ -10,7 +10,8 @@
 
 namespace rwkv {
 
-// A micro-batch. Weights are per token: overlap, padding, masks and ignored labels are weight zero.
+// A micro-batch, in the memory of the pass that takes it. Weights are per token: overlap, padding,
+// masks and ignored labels are weight zero.
 struct Batch {
   ConstTensor tokens;       // (B, T) i32
   ConstTensor targets;      // (B, T) i32
@@ -26,6 +27,7 @@ struct ModelPlan {
   bool recompute = false;      // keep only the blocks' inputs; run each block's forward again
   int64_t leaf = 0, tile = 0;  // those of the passes (Pass::leaf, Pass::tile)
   Edges edges = Edges::kGiven;
+  const Memory* memory = &host_memory();  // where activations live
 };
 
 class Model;

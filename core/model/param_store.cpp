@@ -1,7 +1,6 @@
 #include "core/model/param_store.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/base/hash.h"
 
@@ -35,17 +34,18 @@ Tensor piece_of(const Tensor& all, int64_t offset, const Shape& shape) {
 }  // namespace
 
 ParamStore::ParamStore(std::vector<ParamSpec> specs, Precision precision, bool training, bool exact,
-                       Part part)
+                       Part part, const Memory& memory)
     : specs_(std::move(specs)),
       precision_(precision),
       training_(training),
       exact_(exact),
       part_(part),
+      where_(&memory),
       own_(own_extents(specs_, part)) {
   Arena measure;
   bind(measure);
   plan_ = measure.entries();
-  memory_ = Buffer(measure.peak());
+  memory_ = Buffer(measure.peak(), memory);
   Arena arena(memory_.data(), measure.peak());
   bind(arena);
 }
@@ -110,9 +110,9 @@ int ParamStore::find(std::string_view name) const {
   return it == specs_.end() ? -1 : static_cast<int>(it - specs_.begin());
 }
 
-void ParamStore::zero_gradients() const {
-  std::memset(all_gradients_.data, 0, static_cast<size_t>(all_gradients_.bytes()));
-  if (exact_) std::memset(peaks_.data, 0, static_cast<size_t>(peaks_.bytes()));
+void ParamStore::zero_gradients(const Stream& stream) const {
+  zero(*where_, stream, all_gradients_);
+  zero(*where_, stream, peaks_);
 }
 
 double ParamStore::grad_unit(size_t i) const {
@@ -139,7 +139,9 @@ void ParamStore::refresh(const Backend& ops, const Stream& stream) const {
 
 uint64_t ParamStore::hash() const {
   uint64_t h = 0;
-  for (const Tensor& master : masters_) {
+  Buffer room;
+  for (const Tensor& own : masters_) {
+    const ConstTensor master = on_host(*where_, {}, own, room);
     h = hash64(std::span(master.data, static_cast<size_t>(master.bytes())), h);
   }
   return h;

@@ -18,10 +18,12 @@ struct Part {
 class ParamStore {
  public:
   // training: with gradients and moments. exact: gradients are i64 in fixed point. part: the
-  // moments are those of this share of all elements alone. Everything starts at zero.
-  ParamStore(std::vector<ParamSpec>, Precision, bool training, bool exact = false, Part part = {});
+  // moments are those of this share of all elements alone. Everything starts at zero, in `memory`.
+  ParamStore(std::vector<ParamSpec>, Precision, bool training, bool exact = false, Part part = {},
+             const Memory& memory = host_memory());
 
   const std::vector<ParamSpec>& specs() const { return specs_; }
+  const Memory& memory() const { return *where_; }
   int find(std::string_view name) const;  // -1: not there
   size_t size() const { return specs_.size(); }
 
@@ -44,7 +46,7 @@ class ParamStore {
   }
   // All gradients as one tensor (padding between parameters is zero).
   Tensor all_gradients() const { return all_gradients_; }
-  void zero_gradients() const;  // and peaks
+  void zero_gradients(const Stream& = {}) const;  // and peaks
 
   // Fixed point. peaks: (parameters) i64, magnitude_bits() of the largest partial of each gradient.
   // The scales are chosen from them, and saved with a checkpoint, since they decide how partials
@@ -68,6 +70,7 @@ class ParamStore {
   Precision precision_;
   bool training_, exact_;
   Part part_;
+  const Memory* where_;
   std::vector<Extent> own_;       // a parameter
   std::vector<int64_t> offsets_;  // of each parameter in the memory of all
   std::vector<Param> params_;
@@ -84,5 +87,7 @@ std::vector<Arena::Entry> plan_param_store(const std::vector<ParamSpec>&, Precis
 // Fills a master by its spec: Philox keyed by (seed, name), counter = element, so that the values
 // depend on nothing else.
 void initialize(const ParamSpec&, uint64_t seed, Tensor master);
+// All of them, a thread a parameter.
+void initialize(ParamStore&, uint64_t seed, int threads);
 
 }  // namespace rwkv

@@ -1,14 +1,11 @@
 #include "core/model/sequence_runner.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace rwkv {
 namespace {
 
 enum Carried : size_t { kFirstHalo, kState, kSecondHalo };  // of every block that has neighbours
-
-void zero(const Tensor& t) { std::memset(t.data, 0, static_cast<size_t>(t.bytes())); }
 
 // Columns [begin, end) of a (B, T) tensor.
 template <class T>
@@ -29,14 +26,15 @@ SequenceRunner::SequenceRunner(const Model& model, const SequencePlan& plan, Com
   require(!plan_.enters || (plan_.handing.state && !through),
           "a state enters where states are handed on, and the overlap is shorter than a segment");
   plan_workspaces(with_memory);
-  if (plan_.whole()) return;
+  if (!copies_batch()) return;
   Arena arena;
   bind(arena);
   add_entries(entries_, arena.entries());
   if (!with_memory) return;
-  memory_ = Buffer(arena.peak());
+  memory_ = Buffer(arena.peak(), *ops_.memory);
   Arena real(memory_.data(), memory_.bytes());
   bind(real);
+  bind_host_cuts();
 }
 
 // Lengths of the segments that this rank runs.
@@ -55,6 +53,7 @@ std::vector<int64_t> SequenceRunner::lengths() const {
 
 void SequenceRunner::plan_workspaces(bool with_memory) {
   ModelPlan plan = plan_.model;
+  plan.memory = ops_.memory;
   plan.edges = !plan_.whole() ? Edges::kSegment : plan_.leaves ? Edges::kGiven : Edges::kWhole;
   int64_t saved = 0, scratch = 0;
   for (const int64_t tokens : lengths()) {
@@ -65,7 +64,7 @@ void SequenceRunner::plan_workspaces(bool with_memory) {
     entries_ = measured.entries();  // of the longest
   }
   if (!with_memory) return;
-  activations_ = {Buffer(saved), Buffer(scratch)};
+  activations_ = {Buffer(saved, *ops_.memory), Buffer(scratch, *ops_.memory)};
   for (const int64_t tokens : lengths()) {
     plan.tokens = tokens;
     workspaces_[tokens] = std::make_unique<Workspace>(model_, plan, activations_);
@@ -73,6 +72,36 @@ void SequenceRunner::plan_workspaces(bool with_memory) {
 }
 
 void SequenceRunner::bind(Arena& arena) {
+  for (const int64_t tokens : lengths()) {
+    cuts_[tokens] = take_cut(arena, {plan_.model.batch, tokens});
+  }
+  if (!plan_.whole()) bind_edges(arena);
+}
+
+SequenceRunner::Cut SequenceRunner::take_cut(Arena& arena, const Shape& shape) {
+  const auto take = [&](DType type) { return arena.take("tokens", type, shape); };
+  return {take(DType::kI32), take(DType::kI32), take(DType::kF32), take(DType::kI32)};
+}
+
+// Where the backend's memory is the host's, the cuts themselves.
+void SequenceRunner::bind_host_cuts() {
+  if (ops_.memory->host) {
+    host_cuts_ = cuts_;
+    return;
+  }
+  const auto take = [&](Arena& arena) {
+    for (const int64_t tokens : lengths()) {
+      host_cuts_[tokens] = take_cut(arena, {plan_.model.batch, tokens});
+    }
+  };
+  Arena measured;
+  take(measured);
+  host_memory_ = Buffer(measured.peak());
+  Arena real(host_memory_.data(), host_memory_.bytes());
+  take(real);
+}
+
+void SequenceRunner::bind_edges(Arena& arena) {
   const ModelPlan& m = plan_.model;
   const ModelConfig& config = model_.config();
   const bool keeps = m.backward && plan_.handing.gradient;
@@ -100,12 +129,6 @@ void SequenceRunner::bind(Arena& arena) {
     };
     dleaving_ = {take(halo), take(state), take(halo)};
     dentering_ = {take(halo), Tensor{}, take(halo)};
-  }
-  for (const int64_t tokens : lengths()) {
-    const Shape shape{m.batch, tokens};
-    cuts_[tokens] = {
-        arena.take("tokens", DType::kI32, shape), arena.take("tokens", DType::kI32, shape),
-        arena.take("tokens", DType::kF32, shape), arena.take("tokens", DType::kI32, shape)};
   }
 }
 
@@ -140,7 +163,7 @@ void SequenceRunner::begin_sequence() {
   for (size_t l = 0; l < initial_.size(); ++l) {
     const StateExchange::Carried kept = exchange_->carried(static_cast<int64_t>(l));
     for (size_t i = 0; i < kept.size(); ++i) {
-      std::memcpy(kept[i].data, initial_[l][i].data, static_cast<size_t>(kept[i].bytes()));
+      copy(*ops_.memory, {}, kept[i], initial_[l][i]);
     }
   }
 }
@@ -167,8 +190,8 @@ Workspace& SequenceRunner::enter(const Segment& segment, int64_t slot) {
   const bool gradient = plan_.model.backward && plan_.handing.gradient;
   for (size_t l = 0; l < model_.layers(); ++l) {
     if (starts_from_zero) {
-      zero(entering[l][kFirstHalo]);
-      zero(entering[l][kSecondHalo]);
+      zero(*ops_.memory, {}, entering[l][kFirstHalo]);
+      zero(*ops_.memory, {}, entering[l][kSecondHalo]);
     }
     for (size_t i = 0; i < entering[l].size(); ++i) {
       const bool none = i == kState && starts_from_zero;
@@ -182,9 +205,23 @@ Workspace& SequenceRunner::enter(const Segment& segment, int64_t slot) {
   return ws;
 }
 
+// The segment's part of a batch, where the backend's tensors live.
 Batch SequenceRunner::cut(const Segment& segment, const Batch& batch) {
-  if (plan_.whole()) return batch;
+  const Batch own = cut_on_host(segment, batch);
+  if (ops_.memory->host) return own;
   const Cut& to = cuts_.at(segment.tokens());
+  const auto upload = [&](const ConstTensor& from, const Tensor& room) {
+    if (from.empty()) return ConstTensor{};
+    copy(*ops_.memory, {}, room, from);
+    return ConstTensor(room);
+  };
+  return {upload(own.tokens, to.tokens), upload(own.targets, to.targets),
+          upload(own.weight, to.weight), upload(own.starts, to.starts)};
+}
+
+Batch SequenceRunner::cut_on_host(const Segment& segment, const Batch& batch) {
+  if (plan_.whole()) return batch;
+  const Cut& to = host_cuts_.at(segment.tokens());
   const int64_t begin = segment.run_begin, end = segment.end;
   cut_columns<int32_t>(batch.tokens, begin, end, to.tokens);
   if (batch.targets.empty()) return {to.tokens, {}, {}};
@@ -235,7 +272,7 @@ void SequenceRunner::run_backward(const Pass& pass, const ParamStore& store, con
   Workspace& ws = enter(*segment, slot);
   const Batch own = cut(*segment, batch);
   model_.loss_backward(pass_of(pass, *segment, own, talks), store, ws, own, l2wrap);
-  visit({*segment, ws.loss, ws.best, own.weight});
+  show(visit, pass, *segment, ws, batch, {});
 }
 
 // Groups [first, end) of a block: forward with the neighbours, what enters kept; then backward in
@@ -295,8 +332,18 @@ void SequenceRunner::forward(const Pass& pass, const ParamStore& store, const Ba
     const Batch own = cut(*segment, batch);
     const Tensor room = logits_of(*segment, logits);
     model_.loss(pass_of(pass, *segment, own, false), store, ws, own, room);
-    visit({*segment, ws.loss, ws.best, own.weight, room});
+    show(visit, pass, *segment, ws, batch, room);
   }
+}
+
+void SequenceRunner::show(const Visit& visit, const Pass& pass, const Segment& segment,
+                          const Workspace& ws, const Batch& batch, const Tensor& logits) {
+  const Memory& memory = *ops_.memory;
+  const ConstTensor weight =
+      plan_.whole() ? batch.weight : ConstTensor(host_cuts_.at(segment.tokens()).weight);
+  visit({segment, on_host(memory, pass.stream, ws.loss, loss_room_),
+         on_host(memory, pass.stream, ws.best, best_room_), weight,
+         on_host(memory, pass.stream, logits, logits_room_)});
 }
 
 Tensor SequenceRunner::logits_of(const Segment& segment, const Tensor& room) const {

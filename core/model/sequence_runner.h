@@ -23,23 +23,24 @@ class SequenceRunner {
 
   const SequencePlan& plan() const { return plan_; }
 
-  // One segment's results: (B, n) each, of the tokens it runs; those of an overlap have weight 0.
+  // One segment's results, on the host: (B, n) each, of the tokens it runs; those of an overlap
+  // have weight 0.
   struct Result {
     Segment segment;
-    Tensor loss, best;   // acc, i32
-    ConstTensor weight;  // f32
-    Tensor logits = {};  // (B, n, V) acc, where they were asked for
+    ConstTensor loss, best;   // acc, i32
+    ConstTensor weight;       // f32
+    ConstTensor logits = {};  // (B, n, V) acc, where they were asked for
   };
   using Visit = std::function<void(const Result&)>;
 
-  // `batch` holds whole sequences, the same on all ranks of the sequence. Accumulates gradients of
-  // sum over tokens of weight * loss (and L2Wrap). `visit` sees each of this rank's segments once.
-  // Collective over the sequence.
+  // `batch` holds whole sequences on the host, the same on all ranks of the sequence. Accumulates
+  // gradients of sum over tokens of weight * loss (and L2Wrap). `visit` sees each of this rank's
+  // segments once. Collective over the sequence.
   void forward_backward(const Pass&, const ParamStore&, const Batch&, double l2wrap,
                         const Visit& visit);
   // Losses alone; without a `visit` not even those, and a batch of tokens will do. Logits of a
-  // segment go to `logits` (B, most tokens of a segment, V) acc unless it is empty. Collective over
-  // the sequence.
+  // segment go to `logits` (B, most tokens of a segment, V) acc, in the backend's memory, unless it
+  // is empty. Collective over the sequence.
   void forward(const Pass&, const ParamStore&, const Batch&, const Visit& visit,
                Tensor logits = {});
   // Logits (B, V) behind the last token, on its rank. After forward().
@@ -65,8 +66,11 @@ class SequenceRunner {
   struct Cut {
     Tensor tokens, targets, weight, starts;  // (B, n)
   };
+  static Cut take_cut(Arena&, const Shape&);
 
   void bind(Arena&);
+  void bind_edges(Arena&);
+  void bind_host_cuts();
   std::vector<int64_t> lengths() const;
   void plan_workspaces(bool with_memory);
   States take_states(Arena&, std::string_view name) const;
@@ -76,6 +80,10 @@ class SequenceRunner {
   void begin_group(int64_t group);
   Workspace& enter(const Segment&, int64_t slot);
   Batch cut(const Segment&, const Batch&);
+  Batch cut_on_host(const Segment&, const Batch&);
+  bool copies_batch() const { return !plan_.whole() || !ops_.memory->host; }
+  void show(const Visit&, const Pass&, const Segment&, const Workspace&, const Batch&,
+            const Tensor& logits);
   Pass pass_of(const Pass&, const Segment&, const Batch&, bool talks) const;
   Tensor logits_of(const Segment&, const Tensor& room) const;
   void run_forward(const Pass&, const ParamStore&, const Batch&, int64_t group, int64_t slot,
@@ -95,9 +103,11 @@ class SequenceRunner {
   States initial_, leaving_;                  // of the sequence
   std::vector<States> slots_;                 // what entered a segment: the stash
   std::vector<Tensor> dleaving_, dentering_;  // a carry; shared by all layers and groups
-  Tensor snapshots_;  // (blocks - 1, bytes) u8: what left the group before each block
-  std::map<int64_t, Cut> cuts_;
-  Buffer memory_;
+  Tensor snapshots_;             // (blocks - 1, bytes) u8: what left the group before each block
+  std::map<int64_t, Cut> cuts_;  // by tokens of a segment
+  std::map<int64_t, Cut> host_cuts_;  // the same on the host
+  Buffer memory_, host_memory_;
+  Buffer loss_room_, best_room_, logits_room_;  // results of a segment, on the host
   std::vector<Arena::Entry> entries_;
   int64_t stash_bytes_ = 0, sent_bytes_ = 0;
 };

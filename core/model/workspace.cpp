@@ -7,7 +7,7 @@ namespace rwkv {
 Workspace::Workspace(const Model& model, const ModelPlan& plan, bool with_memory) : plan_(plan) {
   measure(model);
   if (!with_memory) return;
-  memory_ = {Buffer(saved_bytes_), Buffer(scratch_bytes_)};
+  memory_ = {Buffer(saved_bytes_, *plan.memory), Buffer(scratch_bytes_, *plan.memory)};
   bind(model, memory_);
 }
 

@@ -32,9 +32,10 @@ class Segments {
  public:
   Segments(const Recipe& recipe, const Machine& machine, const MeshShape& mesh)
       : model_(complete_model(recipe)),
-        store_(model_.params(), machine.precision, true, machine.leaf > 0),
-        self_(make_self()),
-        pass_{{machine.threads}, *machine.ops, machine.leaf, machine.tile} {
+        store_(model_.params(), machine.precision, true, machine.leaf > 0, {},
+               *machine.ops->memory),
+        self_(make_self(*machine.ops->memory)),
+        pass_{machine.stream(), *machine.ops, machine.leaf, machine.tile} {
     const int64_t share = share_of(recipe.train.batch, mesh.data, mesh.data - 1).count();
     SequencePlan plan =
         plan_sequence(recipe, machine, mesh, plan_micro_batch(recipe, share, mesh.sequence));
@@ -46,7 +47,7 @@ class Segments {
     plan.exchange = {"ring", 1};
     plan.stash = "all";
     runner_ = std::make_unique<SequenceRunner>(model_, plan, *self_, *machine.ops);
-    for (size_t i = 0; i < store_.size(); ++i) initialize(store_.specs()[i], 1, store_.master(i));
+    initialize(store_, 1, machine.cores);
     store_.refresh(*machine.ops, pass_.stream);
     const int64_t all = plan.model.batch * plan.model.tokens;
     const Philox random(1, "calibration");

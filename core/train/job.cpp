@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "kernels/cuda_library.h"
+
 namespace rwkv {
 
 int available_cores() {
@@ -23,33 +25,76 @@ double cores_a_rank(const Recipe& recipe, int64_t cores, int local_ranks) {
   return threads > 0 ? std::min(fair, static_cast<double>(threads)) : fair;
 }
 
-Machine choose_machine(const Recipe& recipe, int local_ranks) {
+namespace {
+
+// Elements of a GPU's work that run side by side where an op wants memory for each.
+constexpr int kDeviceThreads = 256;
+constexpr int64_t kDeviceScratch = int64_t{128} << 20;
+
+bool wants_gpu(const Recipe& recipe) {
+  const std::string& device = recipe.parallel.device;
+  if (device == "cpu" || (device == "auto" && recipe.precision == "fp64")) return false;
+  if (recipe.precision == "fp64") {
+    throw InputError("parallel.device cuda: precision fp64 runs on the CPU alone (bf16, fp32)");
+  }
+  const CudaLibrary& cuda = cuda_library();
+  if (cuda.devices > 0) return true;
+  if (device == "auto") return false;
+  throw InputError("parallel.device cuda: " + cuda.why + " (auto and cpu run here)");
+}
+
+void choose_gpu(Machine& machine, HostPlace place) {
+  const CudaLibrary& cuda = cuda_library();
+  machine.device = place.rank % cuda.devices;
+  cuda.select(machine.device);
+  machine.ops = cuda.backend;
+  machine.scratch = std::make_shared<const Buffer>(kDeviceScratch, *machine.ops->memory);
+}
+
+// Types that the backend computes in for what the recipe asks.
+void choose_precision(Machine& machine, const std::string& wanted) {
+  machine.precision = {DType::kF32, DType::kF32};
+  if (wanted == "bf16" && machine.ops->bf16) {
+    machine.precision.compute = DType::kBF16;
+  } else if (wanted != "fp32") {
+    machine.note = fmt::format("precision {}: this {} has no {} arithmetic, computing in fp32",
+                               wanted, machine.device < 0 ? "CPU" : "GPU", wanted);
+    machine.precision_name = "fp32";
+  }
+}
+
+}  // namespace
+
+Stream Machine::stream() const {
+  if (scratch == nullptr) return {.threads = threads};
+  return {.threads = threads, .scratch = scratch->data(), .scratch_bytes = scratch->bytes()};
+}
+
+Machine choose_machine(const Recipe& recipe, HostPlace place) {
   Machine machine;
   machine.precision_name = recipe.precision;
-  if (recipe.precision == "fp64") {
+  const auto online = static_cast<int>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
+  const int fair = std::max(1, online / std::max(1, place.size));
+  machine.cores = recipe.parallel.threads > 0 ? static_cast<int>(recipe.parallel.threads)
+                                              : std::min(available_cores(), fair);
+  machine.threads = machine.cores;
+  if (wants_gpu(recipe)) {
+    choose_gpu(machine, place);
+    machine.threads = kDeviceThreads;
+    choose_precision(machine, recipe.precision);
+  } else if (recipe.precision == "fp64") {
     machine.ops = &reference_backend();
     machine.precision = {DType::kF64, DType::kF64};
+    machine.threads = 1;  // the reference kernels run on one thread
   } else {
     machine.ops = &cpu_backend();
-    machine.precision = {DType::kF32, DType::kF32};
-    if (recipe.precision == "bf16" && machine.ops->bf16) {
-      machine.precision.compute = DType::kBF16;
-    } else if (recipe.precision != "fp32") {
-      machine.note = fmt::format("precision {}: this CPU has no {} arithmetic, computing in fp32",
-                                 recipe.precision, recipe.precision);
-      machine.precision_name = "fp32";
-    }
+    choose_precision(machine, recipe.precision);
   }
-  const auto online = static_cast<int>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
-  const int fair = std::max(1, online / std::max(1, local_ranks));
-  machine.threads = recipe.parallel.threads > 0 ? static_cast<int>(recipe.parallel.threads)
-                                                : std::min(available_cores(), fair);
-  if (recipe.precision == "fp64") machine.threads = 1;  // the reference kernels run on one thread
   // Where segments do not meet as one sequence does, no other layout could have the same bits.
   const bool bits = recipe.train.overlap == 0 && recipe.train.gradient == "exact" &&
                     recipe.train.handoff == "state";
-  const bool exact =
-      recipe.parallel.reduction == "exact" || (recipe.parallel.reduction == "auto" && bits);
+  const bool exact = recipe.parallel.reduction == "exact" ||
+                     (recipe.parallel.reduction == "auto" && bits && machine.device < 0);
   machine.leaf = exact ? recipe.parallel.leaf : 0;
   machine.tile = exact ? std::gcd(recipe.parallel.tile, recipe.parallel.leaf) : 0;
   machine.numerics =

@@ -16,6 +16,9 @@ namespace rwkv {
 // for.
 struct Machine {
   const Backend* ops = nullptr;
+  int device = -1;                             // the GPU that was chosen; -1: none
+  std::shared_ptr<const Buffer> scratch = {};  // Stream::scratch
+  int cores = 1;                               // of the host, for this rank's own work
   Precision precision;
   std::string precision_name;  // what is really computed: "bf16", "fp32", "fp64"
   int threads = 1;
@@ -23,9 +26,12 @@ struct Machine {
   int64_t leaf = 0;      // parallel.leaf under exact reduction; 0: fast
   int64_t tile = 0;      // under exact: a divisor of the leaf, that no chunk's edge cuts a tile
   std::string numerics;  // id of everything that the bits of a result depend on
+
+  Stream stream() const;
 };
-// local_ranks: ranks on this host, which share its cores.
-Machine choose_machine(const Recipe&, int local_ranks);
+// Ranks on a host share its cores; each takes a GPU of its own. InputError where the recipe wants a
+// GPU and there is none.
+Machine choose_machine(const Recipe&, HostPlace);
 
 // Of a host's cores, for each of the ranks on it: less than one where they are more. Threads beyond
 // parallel.threads are not used.

@@ -5,14 +5,23 @@
 
 namespace rwkv {
 
-double Optimizer::norm(const Pass& pass, double scale) const {
-  double total = 0;
-  for (size_t i = 0; i < store_.size(); ++i) {
-    double squares = 0;
+Optimizer::Optimizer(const OptimizerConfig& config, ParamStore& store)
+    : config_(config),
+      store_(store),
+      squares_(static_cast<int64_t>(store.size()) * 8, store.memory()),
+      on_host_(squares_.bytes()) {}
+
+double Optimizer::norm(const Pass& pass, double scale) {
+  const auto count = static_cast<int64_t>(store_.size());
+  const Tensor squares{squares_.data(), DType::kF64, {count}};
+  for (int64_t i = 0; i < count; ++i) {
+    const auto param = static_cast<size_t>(i);
     pass.ops.sum_squares(pass.stream,
-                         {store_.grad(i), view_of(&squares, {1}), store_.grad_unit(i)});
-    total += squares;
+                         {store_.grad(param), squares.rows(i, i + 1), store_.grad_unit(param)});
   }
+  const ConstTensor parts = on_host(store_.memory(), pass.stream, squares, on_host_);
+  double total = 0;
+  for (int64_t i = 0; i < count; ++i) total += parts.as<double>()[i];
   return std::sqrt(total) * scale;
 }
 

@@ -8,10 +8,10 @@ namespace rwkv {
 
 class Optimizer {
  public:
-  Optimizer(const OptimizerConfig& config, ParamStore& store) : config_(config), store_(store) {}
+  Optimizer(const OptimizerConfig& config, ParamStore& store);
 
   // Norm of all gradients times `scale`: the mean's, when gradients are sums over tokens.
-  double norm(const Pass&, double scale) const;
+  double norm(const Pass&, double scale);
   // One update with learning rate lr. `update` counts from 1. Gradients are multiplied by `scale`
   // and by min(1, clip / (norm + 1e-6)). Only the store's own elements are updated.
   void step(const Pass&, double lr, int64_t update, double norm, double scale);
@@ -19,6 +19,7 @@ class Optimizer {
  private:
   OptimizerConfig config_;
   ParamStore& store_;
+  Buffer squares_, on_host_;  // a parameter, f64
 };
 
 }  // namespace rwkv

@@ -6,13 +6,14 @@
 
 #include "core/base/rng.h"
 #include "core/model/sequence_runner.h"
+#include "parallel/device_ranks.h"
 
 namespace rwkv {
 namespace {
 
 constexpr int64_t kPromptSegment = 4096;  // tokens of a prompt that a rank has in a pass
 
-std::vector<double> logits_as_double(const Tensor& logits) {
+std::vector<double> logits_as_double(const ConstTensor& logits) {
   std::vector<double> out(static_cast<size_t>(logits.elements()));
   for (size_t i = 0; i < out.size(); ++i) {
     out[i] = logits.dtype == DType::kF64 ? logits.as<double>()[i]
@@ -26,12 +27,10 @@ std::vector<double> logits_as_double(const Tensor& logits) {
 class Feed {
  public:
   Feed(const Pass& pass, const Model& model, const ParamStore& store, Precision precision)
-      : pass_(pass),
-        model_(model),
-        store_(store),
-        step_(model, {precision, 1, 1, pass.stream.threads, false, false}) {
+      : pass_(pass), model_(model), store_(store), step_(model, plan_of_step(pass, precision)) {
     const Shape one_row{1, model.config().vocab};
-    buffer_ = Buffer(one_row.elements() * bytes_of(precision.accumulate));
+    buffer_ = Buffer(one_row.elements() * bytes_of(precision.accumulate), memory());
+    token_ = Buffer(4, memory());
     logits_ = {buffer_.data(), precision.accumulate, one_row};
     model_.reset(step_);
   }
@@ -40,14 +39,23 @@ class Feed {
   void prompt(std::span<const int32_t> tokens, Communicator& ranks);
   void step(int32_t token) {
     const Pass unfolded{pass_.stream, pass_.ops};
-    model_.forward(unfolded, store_, step_, view_of(&token, {1, 1}));
+    const Tensor where{token_.data(), DType::kI32, {1, 1}};
+    copy(memory(), pass_.stream, where, view_of(&token, {1, 1}));
+    model_.forward(unfolded, store_, step_, where);
     model_.carry_on(step_);
     model_.last_logits(unfolded, store_, step_, logits_);
   }
-  // Behind the last token, on every rank.
-  Tensor logits() const { return logits_; }
+  // Behind the last token, on every rank; on the host.
+  ConstTensor logits() { return on_host(memory(), pass_.stream, logits_, room_); }
 
  private:
+  static ModelPlan plan_of_step(const Pass& pass, Precision precision) {
+    ModelPlan plan{precision, 1, 1, pass.stream.threads, false, false};
+    plan.memory = pass.ops.memory;
+    return plan;
+  }
+  const Memory& memory() const { return *pass_.ops.memory; }
+  void share(const Tensor&, int owner, Communicator& ranks);
   SequencePlan plan(int64_t tokens, int ranks) const {
     const int64_t leaf = std::max<int64_t>(1, pass_.leaf);
     const int64_t share = std::min((tokens + ranks - 1) / ranks, kPromptSegment);
@@ -65,13 +73,26 @@ class Feed {
   const Model& model_;
   const ParamStore& store_;
   Workspace step_;
-  Buffer buffer_;
+  Buffer buffer_, token_, room_;
   Tensor logits_;
 };
 
+// The owner's tensor on every rank, by way of the host.
+void Feed::share(const Tensor& t, int owner, Communicator& ranks) {
+  if (ranks.size() == 1) return;
+  Stream stream = pass_.stream;
+  if (memory().host) return ranks.broadcast(t, owner, stream)->wait();
+  Buffer room(t.bytes());
+  const Tensor there{room.data(), t.dtype, t.shape};
+  copy(memory(), stream, there, t);
+  ranks.broadcast(there, owner, stream)->wait();
+  copy(memory(), stream, t, there);
+}
+
 void Feed::prompt(std::span<const int32_t> tokens, Communicator& ranks) {
   const auto count = static_cast<int64_t>(tokens.size());
-  SequenceRunner runner(model_, plan(count, ranks.size()), ranks, pass_.ops);
+  DeviceRanks device_ranks(ranks, memory());
+  SequenceRunner runner(model_, plan(count, ranks.size()), device_ranks.get(), pass_.ops);
   Batch batch;
   batch.tokens = view_of(tokens.data(), {1, count});
   runner.forward(pass_, store_, batch, {});
@@ -79,16 +100,12 @@ void Feed::prompt(std::span<const int32_t> tokens, Communicator& ranks) {
   const int owner = segments.segment(segments.segments() - 1).owner;
   const bool own = owner == ranks.rank();
   if (own) runner.last_logits(pass_, store_, logits_);
-  Stream stream = pass_.stream;
-  const auto share = [&](const Tensor& t) {
-    if (ranks.size() > 1) ranks.broadcast(t, owner, stream)->wait();
-  };
-  share(logits_);
+  share(logits_, owner, ranks);
   for (size_t l = 0; l < model_.layers(); ++l) {
     for (size_t i = 0; i < step_.entering[l].size(); ++i) {
       const Tensor& to = step_.entering[l][i];
-      if (own) std::copy_n(runner.leaving()[l][i].data, to.bytes(), to.data);
-      share(to);
+      if (own) copy(memory(), pass_.stream, to, runner.leaving()[l][i]);
+      share(to, owner, ranks);
     }
   }
 }

@@ -20,7 +20,7 @@ void each_part(const Visit& visit, std::initializer_list<OrderFreeSum*> sums, in
 
 }  // namespace
 
-void Totals::add(const Tensor& losses, const ConstTensor& weights, int64_t leaf) {
+void Totals::add(const ConstTensor& losses, const ConstTensor& weights, int64_t leaf) {
   const float* w = weights.as<float>();
   const bool wide = losses.dtype == DType::kF64;
   const int64_t tokens = weights.shape[weights.shape.rank - 1];

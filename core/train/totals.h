@@ -17,7 +17,7 @@ class Totals {
   explicit Totals(size_t skills) : asked(skills), answered(skills) {}
 
   // Adds weight * loss over (rows, T) of a micro-batch, a leaf at a time (0: a row).
-  void add(const Tensor& loss, const ConstTensor& weight, int64_t leaf = 0);
+  void add(const ConstTensor& loss, const ConstTensor& weight, int64_t leaf = 0);
   // True nats of a sample's targets; NaN where the source does not know them.
   void add_nats(double nats) { nats_.add(nats); }
   void clear();

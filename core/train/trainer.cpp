@@ -33,8 +33,10 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
       ranks_(ranks),
       mesh_(plan_mesh(recipe, ranks.size())),
       sequence_(ranks.split(mesh_.data_group(ranks.rank()), mesh_.place(ranks.rank()))),
+      device_ranks_(ranks, *machine.ops->memory),
+      device_sequence_(*sequence_, *machine.ops->memory),
       exchange_(find_exchange_kind(recipe.parallel.exchange, *sequence_)),
-      pass_{{machine.threads}, *machine.ops, machine.leaf, machine.tile},
+      pass_{machine.stream(), *machine.ops, machine.leaf, machine.tile},
       share_(share_of(recipe.train.batch, mesh_.data, mesh_.data_group(ranks.rank()))),
       micro_batch_(plan_micro_batch(recipe, share_.count(), mesh_.sequence)),
       plan_(plan_step(share_.count(), micro_batch_, machine.leaf > 0)),
@@ -45,10 +47,11 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
   sampler_ = make_sampler(recipe, *source_);
   store_ = std::make_unique<ParamStore>(
       model_->params(), machine.precision, true, machine.leaf > 0,
-      recipe.parallel.shard == "optimizer" ? Part{ranks.size(), ranks.rank()} : Part{});
+      recipe.parallel.shard == "optimizer" ? Part{ranks.size(), ranks.rank()} : Part{},
+      *machine.ops->memory);
   SequencePlan plan = plan_sequence(recipe, machine, mesh_, micro_batch_);
   plan.exchange = exchange_;
-  runner_ = std::make_unique<SequenceRunner>(*model_, plan, *sequence_, *machine.ops);
+  runner_ = std::make_unique<SequenceRunner>(*model_, plan, device_sequence_.get(), *machine.ops);
   const int64_t passes = (share_.count() + micro_batch_ - 1) / micro_batch_;
   loader_ = std::make_unique<BatchLoader>(*source_, passes * micro_batch_, recipe.train.context,
                                           recipe.data.reset_documents);
@@ -64,9 +67,7 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
   tally_ = std::make_unique<Tally>(micro_batch_, recipe.train.context, !skills_.empty(),
                                    machine.leaf, *sequence_);
   if (recipe.run.init_from.empty()) {
-    for (size_t i = 0; i < store_->size(); ++i) {
-      initialize(store_->specs()[i], recipe.run.seed, store_->master(i));
-    }
+    initialize(*store_, recipe.run.seed, machine.cores);
   } else {
     WeightFile(recipe.run.init_from).load(*store_);
   }
@@ -90,7 +91,7 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
   const auto start = std::chrono::steady_clock::now();
   const int64_t repeated_before = repeated_;
   load_batch(step);
-  store_->zero_gradients();
+  store_->zero_gradients(pass_.stream);
   for (size_t next = 0; next < plan_.size(); ++next) {
     const Action& action = plan_[next];
     switch (action.phase) {
@@ -100,7 +101,7 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
       case Phase::kScale:
         if (scales_fit(step)) break;
         load_batch(step);
-        store_->zero_gradients();
+        store_->zero_gradients(pass_.stream);
         next = static_cast<size_t>(-1);  // from the first action
         break;
       case Phase::kReduce:
@@ -146,9 +147,11 @@ void Trainer::forward_backward(const Action& action) {
 // Exact sums are good when the largest term of any rank fits the scale of its parameter. The scales
 // of the next step follow from this step's largest terms, which do not depend on the scales.
 bool Trainer::scales_fit(int64_t step) {
-  const Tensor peaks = store_->peaks();
   Stream stream = pass_.stream;
-  if (ranks_.size() > 1) ranks_.all_reduce(peaks, Reduce::kMax, stream)->wait();
+  if (ranks_.size() > 1) {
+    device_ranks_.get().all_reduce(store_->peaks(), Reduce::kMax, stream)->wait();
+  }
+  const ConstTensor peaks = on_host(store_->memory(), stream, store_->peaks(), peaks_room_);
   const int64_t leaves =
       recipe_.train.batch * ((recipe_.train.context + machine_.leaf - 1) / machine_.leaf);
   bool fit = true;
@@ -173,7 +176,7 @@ void Trainer::throw_not_finite(int64_t step, double norm) const {
 
 void Trainer::reduce() {
   totals_.reduce(ranks_);
-  sum_gradients(store_->all_gradients(), ranks_, pass_.stream);
+  sum_gradients(store_->all_gradients(), device_ranks_.get(), pass_.stream);
 }
 
 // Gradients are sums over tokens until here; the mean over the job's tokens is part of the scale.
@@ -194,7 +197,7 @@ void Trainer::collect_weights() {
   if (ranks_.size() == 1) return;
   Stream stream = pass_.stream;
   for (int r = 0; r < ranks_.size(); ++r) {
-    ranks_.broadcast(store_->masters_of_part(r), r, stream)->wait();
+    device_ranks_.get().broadcast(store_->masters_of_part(r), r, stream)->wait();
   }
   weights_changed();
 }

@@ -18,6 +18,7 @@
 #include "core/train/optimizer.h"
 #include "core/train/tally.h"
 #include "core/train/totals.h"
+#include "parallel/device_ranks.h"
 #include "parallel/grad_sync.h"
 
 namespace rwkv {
@@ -71,7 +72,8 @@ class Trainer {
   Machine machine_;
   Communicator& ranks_;
   MeshShape mesh_;
-  std::unique_ptr<Communicator> sequence_;  // ranks that share this one's sequences
+  std::unique_ptr<Communicator> sequence_;      // ranks that share this one's sequences
+  DeviceRanks device_ranks_, device_sequence_;  // the same for the backend's tensors
   ExchangeKind exchange_;
   std::unique_ptr<SampleSource> source_, validation_;
   std::unique_ptr<Sampler> sampler_;
@@ -90,6 +92,7 @@ class Trainer {
   std::vector<std::string> skills_;
   Totals totals_;
   std::vector<double> scales_;  // those of the next step
+  Buffer peaks_room_;
   int64_t repeated_ = 0;
   const volatile int* stop_flag_ = nullptr;
 };

@@ -1,5 +1,5 @@
 // Every backend that runs here beside the reference: the CPU's instruction sets, and the CUDA
-// kernels on the emulator.
+// kernels on the emulator and on the GPU that is here.
 #pragma once
 
 #include <string>
@@ -7,6 +7,7 @@
 
 #include "kernels/backend.h"
 #include "tests/support/emulator/emulator_backend.h"
+#include "tests/support/gpu/gpu_backend.h"
 
 namespace rwkv::test {
 
@@ -14,6 +15,7 @@ inline std::vector<const Backend*> tested_backends() {
   std::vector<const Backend*> all;
   for (const std::string_view isa : cpu_isas()) all.push_back(&cpu_backend(isa));
   all.push_back(&emulator_backend());
+  if (const Backend* gpu = gpu_backend()) all.push_back(gpu);
   return all;
 }
 

@@ -9,6 +9,7 @@
 #include "core/io/tensor_file.h"
 #include "core/plan/param_table.h"
 #include "core/train/metrics.h"
+#include "kernels/cuda_library.h"
 #include "tests/support/golden.h"
 #include "tests/support/model_run.h"
 #include "tests/support/process.h"
@@ -111,6 +112,19 @@ TEST_F(TrajectoryDoor, ThreeRanksMicroBatchesAndRecompute) {
                               "golden.yaml train.micro_batch=1 train.recompute=block run.dir=r3");
   ASSERT_EQ(ended.code, 0) << ended.err << ended.out;
   expect_trajectory(golden_, folder_.file("r3"));
+}
+
+TEST_F(TrajectoryDoor, OnTheGpu) {
+  if (cuda_library().devices == 0) GTEST_SKIP() << cuda_library().why;
+  for (const char* run : {"gpu", "again"}) {
+    const Ended ended =
+        run_program(folder_.path(), std::string("golden.yaml parallel.device=cuda run.dir=") + run);
+    ASSERT_EQ(ended.code, 0) << ended.err << ended.out;
+    expect_trajectory(golden_, folder_.file(run));
+  }
+  const auto first = read_metrics(folder_.file("gpu/metrics.jsonl"), nullptr);
+  const auto second = read_metrics(folder_.file("again/metrics.jsonl"), nullptr);
+  for (size_t i = 0; i < first.size(); ++i) EXPECT_EQ(first[i].loss, second[i].loss);
 }
 
 // eval of a .pth: losses and logits of the golden models' own forward pass.

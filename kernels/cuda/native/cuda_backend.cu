@@ -2,12 +2,34 @@
 // (kernels/cuda_library.h).
 #include <cstdio>
 
+#include <device_memory.h>
+#include <library_products.h>
 #include "kernels/cuda/table.h"
 
 namespace {
 
+void matmul(const rwkv::Stream& stream, const rwkv::Matmul& op) {
+  rwkv::cuda::library_takes(op) ? rwkv::cuda::library_matmul(stream, op)
+                                : rwkv::cuda::typed<rwkv::cuda::MatmulOp>(stream, op);
+}
+
+void weight_gradient(const rwkv::Stream& stream, const rwkv::WeightGradient& op) {
+  rwkv::cuda::library_takes(op) ? rwkv::cuda::library_weight_gradient(stream, op)
+                                : rwkv::cuda::typed<rwkv::cuda::WeightGradientOp>(stream, op);
+}
+
+rwkv::Backend make_backend() {
+  rwkv::Backend t = rwkv::cuda::make_table("cuda", "sm");
+  t.memory = &rwkv::device::device_memory();
+  t.matmul = matmul;
+  t.weight_gradient = weight_gradient;
+  t.build = "CUDA " + std::to_string(CUDART_VERSION / 1000) + "." +
+            std::to_string(CUDART_VERSION % 1000 / 10);
+  return t;
+}
+
 const rwkv::Backend& table() {
-  static const rwkv::Backend t = rwkv::cuda::make_table("cuda", "simt");
+  static const rwkv::Backend t = make_backend();
   return t;
 }
 
@@ -41,4 +63,15 @@ extern "C" int rwkv_cuda_devices(char* text, int size) {
     std::snprintf(text, static_cast<size_t>(size), "%s", error.what());
     return 0;
   }
+}
+
+extern "C" void rwkv_cuda_select(int device) {
+  rwkv::device::check(cudaSetDevice(device), "cudaSetDevice");
+}
+
+extern "C" std::byte* rwkv_cuda_shared_memory(int64_t bytes) {
+  void* p = nullptr;
+  const auto flags = cudaHostAllocPortable | cudaHostAllocMapped;
+  const cudaError_t code = cudaHostAlloc(&p, static_cast<size_t>(bytes), flags);
+  return code == cudaSuccess ? static_cast<std::byte*>(p) : nullptr;
 }

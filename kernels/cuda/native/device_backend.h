@@ -1,13 +1,10 @@
 // The GPU under kernels/cuda/device.h. For .cu files alone.
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <cstddef>
 #include <cstdint>
-#include <string>
 
-#include "core/base/error.h"
+#include <device_check.h>
 #include "core/base/stream.h"
 
 #define RWKV_DEVICE __device__ __forceinline__
@@ -34,12 +31,6 @@ RWKV_DEVICE void raise_max(int64_t* to, int64_t value) {
 RWKV_DEVICE std::byte* shared_memory() {
   extern __shared__ __align__(16) unsigned char memory[];
   return reinterpret_cast<std::byte*>(memory);
-}
-
-// The one place where CUDA's return codes are looked at.
-inline void check(cudaError_t code, const char* what) {
-  if (code == cudaSuccess) return;
-  throw Error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(code));
 }
 
 template <class Kernel>

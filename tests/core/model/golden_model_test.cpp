@@ -4,6 +4,7 @@
 
 #include "core/plan/param_table.h"
 #include "tests/support/emulator/emulator_backend.h"
+#include "tests/support/gpu/gpu_backend.h"
 #include "tests/support/model_run.h"
 #include "tests/support/tolerance.h"
 
@@ -15,18 +16,27 @@ using namespace test;
 struct Case {
   const char* file;
   const char* precision;
-  bool emulated = false;  // the CUDA kernels on the emulator
+  const char* where = "cpu";  // emulator: the CUDA kernels' code on the host; gpu
 };
+
+// nullptr: there is no GPU.
+const Backend* backend_of(const Case& c) {
+  const std::string where = c.where;
+  if (where == "gpu") return gpu_backend();
+  if (where == "emulator") return &emulator_backend();
+  return &cpu_backend();
+}
 
 class GoldenModel : public testing::TestWithParam<Case> {
  protected:
   ModelRun how() const {
     const std::string p = GetParam().precision;
     if (p == "fp64") return {reference_backend(), kDouble};
-    const Backend& ops = GetParam().emulated ? emulator_backend() : cpu_backend();
-    return {ops, p == "fp32" ? kSingle : kHalf};
+    const Backend* ops = backend_of(GetParam());
+    return {ops == nullptr ? cpu_backend() : *ops, p == "fp32" ? kSingle : kHalf};
   }
   bool runs_here() const {
+    if (backend_of(GetParam()) == nullptr) return false;
     const ModelRun run = how();
     return run.precision.compute != DType::kBF16 || run.ops.bf16;
   }
@@ -47,7 +57,7 @@ double global_distance(const Golden& golden, const ModelResults& results) {
 }
 
 TEST_P(GoldenModel, LossLogitsGradientsAndStates) {
-  if (!runs_here()) GTEST_SKIP() << "no bf16 products on this CPU";
+  if (!runs_here()) GTEST_SKIP() << "no bf16 products on this CPU, or no GPU";
   const Golden golden(GetParam().file);
   const ModelConfig config = golden.model();
   ModelRun run = how();
@@ -83,7 +93,7 @@ TEST_P(GoldenModel, LossLogitsGradientsAndStates) {
 }
 
 TEST_P(GoldenModel, FromTheZeroState) {
-  if (!runs_here()) GTEST_SKIP() << "no bf16 products on this CPU";
+  if (!runs_here()) GTEST_SKIP() << "no bf16 products on this CPU, or no GPU";
   const Golden golden(GetParam().file);
   const ModelRun run = how();
   ParamStore store(param_table(golden.model()), run.precision, true);
@@ -98,7 +108,7 @@ TEST_P(GoldenModel, FromTheZeroState) {
 TEST_P(GoldenModel, RecomputeAndThreadsKeepTheBits) {
   const Golden golden(GetParam().file);
   ModelRun run = how();
-  if (!runs_here()) GTEST_SKIP() << "no bf16 products on this CPU";
+  if (!runs_here()) GTEST_SKIP() << "no bf16 products on this CPU, or no GPU";
   ParamStore store(param_table(golden.model()), run.precision, true);
   load_params(golden, "params", store);
   const auto entering = golden_states(golden, "state_in", golden.model().layers);
@@ -123,11 +133,14 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Case{"model_a.h5", "fp64"}, Case{"model_a.h5", "fp32"},
                     Case{"model_a.h5", "bf16"}, Case{"model_b_l2wrap.h5", "fp64"},
                     Case{"model_b_l2wrap.h5", "fp32"}, Case{"model_b_l2wrap.h5", "bf16"},
-                    Case{"model_a.h5", "fp32", true}, Case{"model_a.h5", "bf16", true},
-                    Case{"model_b_l2wrap.h5", "fp32", true}),
+                    Case{"model_a.h5", "fp32", "emulator"}, Case{"model_a.h5", "bf16", "emulator"},
+                    Case{"model_b_l2wrap.h5", "fp32", "emulator"},
+                    Case{"model_a.h5", "fp32", "gpu"}, Case{"model_a.h5", "bf16", "gpu"},
+                    Case{"model_b_l2wrap.h5", "fp32", "gpu"},
+                    Case{"model_b_l2wrap.h5", "bf16", "gpu"}),
     [](const auto& chosen) {
-      return std::string(chosen.param.file).substr(0, 7) + "_" + chosen.param.precision +
-             (chosen.param.emulated ? "_cuda_emulator" : "");
+      return std::string(chosen.param.file).substr(0, 7) + "_" + chosen.param.precision + "_" +
+             chosen.param.where;
     });
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "kernels/reference/time_mix.h"
 #include "tests/support/emulator/emulator_backend.h"
+#include "tests/support/gpu/gpu_backend.h"
 #include "tests/support/tolerance.h"
 
 namespace rwkv {
@@ -42,6 +43,17 @@ TEST_F(Trajectory, CudaKernelsOnTheEmulatorInFloat) {
       run_trajectory(golden_, emulator_backend(), kSingle, table_, kFewSteps);
   EXPECT_LT(got.worst_loss, tolerance::kTrajectoryLoss);
   EXPECT_LT(got.worst_norm, 10 * tolerance::kTrajectoryLoss);
+}
+
+TEST_F(Trajectory, GpuInFloat) {
+  const Backend* gpu = gpu_backend();
+  if (gpu == nullptr) GTEST_SKIP() << why_no_gpu();
+  const TrajectoryResult got = run_trajectory(golden_, *gpu, kSingle, table_, kSteps);
+  EXPECT_LT(got.worst_loss, tolerance::kTrajectoryLoss);
+  EXPECT_LT(got.worst_tensor, tolerance::kTrajectoryTensor) << got.tensor;
+  const TrajectoryResult again = run_trajectory(golden_, *gpu, kSingle, table_, kSteps);
+  EXPECT_EQ(again.worst_loss, got.worst_loss);  // the same bits run to run
+  EXPECT_EQ(again.worst_tensor, got.worst_tensor);
 }
 
 // Planted mistakes in the table: some step's loss or some final tensor must be off.

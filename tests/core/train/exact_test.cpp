@@ -46,7 +46,7 @@ Trained train(const std::vector<std::string>& overrides, const Layout& layout, i
   Trained result;
   std::mutex mutex;
   run_local(layout.ranks, [&](Communicator& comm) {
-    Machine machine = choose_machine(recipe, 1);
+    Machine machine = choose_machine(recipe, {});
     machine.threads = layout.threads;
     Trainer trainer(recipe, machine, comm);
     std::vector<double> losses, norms;

@@ -26,7 +26,7 @@ Step step_of(int ranks, std::vector<std::string> keys) {
   Step out;
   std::mutex mutex;
   run_local(ranks, [&](Communicator& comm) {
-    Trainer trainer(recipe, choose_machine(recipe, 1), comm);
+    Trainer trainer(recipe, choose_machine(recipe, {}), comm);
     StepRow row;
     for (int64_t i = 0; i < 3; ++i) trainer.train_step(i, row);
     const std::lock_guard lock(mutex);

@@ -24,7 +24,7 @@ precision: fp64
 }
 
 inline Machine one_thread(const Recipe& recipe) {
-  Machine machine = choose_machine(recipe, 1);
+  Machine machine = choose_machine(recipe, {});
   machine.threads = 1;
   return machine;
 }

@@ -1,0 +1,173 @@
+// Single ops of a backend at the shapes that a training step gives them: milliseconds, TFLOP/s,
+// GB/s. The first table is what products reach, which caps everything else.
+//   gpu_ops [cuda | cpu] [products | wkv]
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <list>
+
+#include "core/base/rng.h"
+#include "kernels/cuda_library.h"
+
+namespace rwkv::bench {
+namespace {
+
+class Bench {
+ public:
+  explicit Bench(const Backend& ops) : ops_(ops), scratch_(int64_t{128} << 20, *ops.memory) {
+    stream_.scratch = scratch_.data();
+    stream_.scratch_bytes = scratch_.bytes();
+  }
+  const Backend& ops() const { return ops_; }
+  const Stream& stream() const { return stream_; }
+
+  // Normal numbers times `scale`, in memory that lives until clear().
+  Tensor tensor(DType type, const Shape& shape, float scale) {
+    Buffer& room = buffers_.emplace_back(shape.elements() * bytes_of(type), *ops_.memory);
+    Buffer& wide = buffers_.emplace_back(shape.elements() * 4, *ops_.memory);
+    std::vector<float> values(static_cast<size_t>(shape.elements()));
+    uint64_t state = 88172645463325252u;
+    for (float& x : values) {  // sums of four uniform numbers: near enough to normal, and fast
+      float sum = 0;
+      for (int i = 0; i < 4; ++i) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        sum += static_cast<float>(state >> 40) / 16777216.0f - 0.5f;
+      }
+      x = scale * sum * 1.7320508f;
+    }
+    const Tensor floats{wide.data(), DType::kF32, shape}, out{room.data(), type, shape};
+    copy(*ops_.memory, stream_, floats, view_of(values.data(), shape));
+    if (type == DType::kF32) return floats;
+    ops_.cast(stream_, {floats, out});
+    ops_.memory->wait(stream_);
+    buffers_.pop_back();
+    return out;
+  }
+  void clear() { buffers_.clear(); }
+
+  // Seconds a call, the best of some batches of calls.
+  double seconds(const std::function<void()>& call) const {
+    call();
+    ops_.memory->wait(stream_);
+    double best = 1e9;
+    int calls = 1;
+    for (int round = 0; round < 4; ++round) {
+      const auto start = std::chrono::steady_clock::now();
+      for (int i = 0; i < calls; ++i) call();
+      ops_.memory->wait(stream_);
+      const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+      best = std::min(best, taken.count() / calls);
+      calls = std::max(1, static_cast<int>(0.03 / best));
+    }
+    return best;
+  }
+
+ private:
+  const Backend& ops_;
+  Buffer scratch_;
+  Stream stream_;
+  std::list<Buffer> buffers_;
+};
+
+void product(Bench& bench, int64_t rows, int64_t in, int64_t out) {
+  const Tensor x = bench.tensor(DType::kBF16, {rows, in}, 1);
+  const Tensor w = bench.tensor(DType::kBF16, {out, in}, 0.02f);
+  const Tensor y = bench.tensor(DType::kBF16, {rows, out}, 1);
+  const Tensor dw = bench.tensor(DType::kF32, {out, in}, 0);
+  const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(in * out);
+  const double forward = bench.seconds(
+      [&] { bench.ops().matmul(bench.stream(), {.a = x, .b = w, .c = y, .trans_b = true}); });
+  const double input = bench.seconds(
+      [&] { bench.ops().matmul(bench.stream(), {.a = y, .b = w, .c = x, .beta = 1}); });
+  const double weight = bench.seconds([&] {
+    bench.ops().weight_gradient(bench.stream(), {.left = y, .right = x, .to = TokenSum(dw)});
+  });
+  fmt::print(
+      "{:6} x {:5} -> {:5}:  y {:7.3f} ms {:5.0f}   dx+= {:7.3f} ms {:5.0f}   dw+= {:7.3f} ms "
+      "{:5.0f} TFLOP/s\n",
+      rows, in, out, 1e3 * forward, flops / forward / 1e12, 1e3 * input, flops / input / 1e12,
+      1e3 * weight, flops / weight / 1e12);
+  std::fflush(stdout);
+  bench.clear();
+}
+
+void products(Bench& bench) {
+  for (const int64_t width : {768, 1024, 2048, 2560}) {
+    for (const int64_t rows : {16384, 65536}) {
+      product(bench, rows, width, width);
+      product(bench, rows, width, 4 * width);
+      product(bench, rows, 4 * width, width);
+      product(bench, rows, width, 64);
+      product(bench, rows, 64, width);
+    }
+  }
+  product(bench, 8192, 8192, 8192);
+  product(bench, 2048, 768, 65536);
+  product(bench, 2048, 2048, 65536);
+}
+
+void recurrence(Bench& bench, int64_t batch, int64_t heads, int64_t tokens) {
+  constexpr int64_t kHead = 64;
+  const Shape shape{batch, tokens, heads, kHead};
+  const auto half = [&](float scale) { return bench.tensor(DType::kBF16, shape, scale); };
+  const float unit = 1 / std::sqrt(static_cast<float>(kHead));
+  const Tensor r = half(1), k = half(1), v = half(1), a = half(-unit), b = half(unit), dy = half(1);
+  const Tensor y = half(0), dr = half(0), dk = half(0), dv = half(0), da = half(0), db = half(0);
+  const Tensor w = bench.tensor(DType::kF32, shape, 1), dw = bench.tensor(DType::kF32, shape, 0);
+  const Tensor saved = bench.tensor(
+      DType::kF32, {batch, heads, wkv7_saved_states(tokens), kHead, wkv7_state_stride(kHead)}, 0);
+  const Tensor scratch = bench.tensor(DType::kF32, {256, wkv7_backward_scratch(kHead)}, 0);
+  const Wkv7Sequence in{.r = r, .k = k, .v = v, .a = a, .b = b, .w_raw = w};
+  const double forward = bench.seconds([&] {
+    bench.ops().wkv7_forward(bench.stream(),
+                             {.in = in, .s_in = {}, .y = y, .s_out = {}, .s_saved = saved});
+  });
+  const double backward = bench.seconds([&] {
+    bench.ops().wkv7_backward(bench.stream(), {.in = in,
+                                               .s_saved = saved,
+                                               .dy = dy,
+                                               .ds_out = {},
+                                               .dr = dr,
+                                               .dk = dk,
+                                               .dv = dv,
+                                               .da = da,
+                                               .db = db,
+                                               .dw_raw = dw,
+                                               .ds_in = {},
+                                               .scratch = scratch});
+  });
+  fmt::print(
+      "({}, {} heads, {}):  forward {:.3f} ms  backward {:.3f} ms  both {:.3f} ms, {:.1f} ps an "
+      "element\n",
+      batch, heads, tokens, 1e3 * forward, 1e3 * backward, 1e3 * (forward + backward),
+      1e12 * (forward + backward) / static_cast<double>(shape.elements()));
+  std::fflush(stdout);
+  bench.clear();
+}
+
+void run(const std::string& backend, const std::string& what) {
+  if (backend == "cuda" && cuda_library().devices == 0) throw Error(cuda_library().why);
+  Bench bench(backend == "cuda" ? *cuda_library().backend : cpu_backend());
+  if (what != "wkv") products(bench);
+  if (what == "products") return;
+  recurrence(bench, 8, 64, 4096);
+  recurrence(bench, 4, 32, 4096);
+  recurrence(bench, 4, 12, 4096);
+  recurrence(bench, 1, 12, 16384);
+}
+
+}  // namespace
+}  // namespace rwkv::bench
+
+int main(int count, char** arguments) {
+  try {
+    rwkv::bench::run(count > 1 ? arguments[1] : "cuda", count > 2 ? arguments[2] : "all");
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}

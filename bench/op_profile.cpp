@@ -1,0 +1,69 @@
+#include "bench/op_profile.h"
+
+#include <fmt/format.h>
+
+namespace rwkv::bench {
+namespace {
+
+const Backend* inner =
+    nullptr;  // kernels are plain functions: their table has to be found somewhere
+std::map<std::string, OpTime> all_times;
+
+std::string label(std::string_view name, const Matmul& op) {
+  const int64_t k = op.trans_a ? op.a.shape[0] : op.a.shape[1];
+  return fmt::format("{} {} x {} x {}", name, op.c.shape[0], k, op.c.shape[1]);
+}
+std::string label(std::string_view name, const WeightGradient& op) {
+  return fmt::format("{} {} x {} x {}", name, op.left.shape[1], op.left.shape[0],
+                     op.right.shape[1]);
+}
+template <class Op>
+std::string label(std::string_view name, const Op&) {
+  return std::string(name);
+}
+
+template <auto Member>
+std::string_view name_of_member() {
+  const std::string_view whole = __PRETTY_FUNCTION__;
+  const size_t begin = whole.rfind("Backend::") + 9;
+  return whole.substr(begin, whole.find_first_of(";]", begin) - begin);
+}
+
+template <auto Member, class Op>
+void timed(const Stream& stream, const Op& op) {
+  inner->memory->wait(stream);
+  const auto start = std::chrono::steady_clock::now();
+  (inner->*Member)(stream, op);
+  inner->memory->wait(stream);
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  OpTime& sum = all_times[label(name_of_member<Member>(), op)];
+  sum.seconds += taken.count();
+  ++sum.calls;
+}
+
+template <auto Member, class Op>
+void wrap(Backend& table, Kernel<Op> Backend::*) {
+  table.*Member = timed<Member, Op>;
+}
+
+}  // namespace
+
+OpProfile::OpProfile(const Backend& ops) : table_(ops) {
+  inner = &ops;
+  const auto all = [&]<auto... Members>() { (wrap<Members>(table_, Members), ...); };
+  all.
+  operator()<&Backend::matmul, &Backend::weight_gradient, &Backend::activation_forward,
+             &Backend::activation_backward, &Backend::cast, &Backend::sum_squares,
+             &Backend::embedding_forward, &Backend::embedding_backward,
+             &Backend::layer_norm_forward, &Backend::layer_norm_backward,
+             &Backend::token_shift_forward, &Backend::token_shift_backward, &Backend::halo_forward,
+             &Backend::halo_backward, &Backend::time_mix_in_forward, &Backend::time_mix_in_backward,
+             &Backend::wkv7_map, &Backend::wkv7_forward, &Backend::wkv7_map_backward,
+             &Backend::wkv7_backward, &Backend::wkv7_fold, &Backend::time_mix_out_forward,
+             &Backend::time_mix_out_backward, &Backend::cross_entropy, &Backend::adamw>();
+}
+
+const std::map<std::string, OpTime>& OpProfile::times() const { return all_times; }
+void OpProfile::clear() { all_times.clear(); }
+
+}  // namespace rwkv::bench
