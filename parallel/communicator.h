@@ -23,8 +23,8 @@ struct HostPlace;
 
 // An operation under way. On a CPU progress is made by polling done(). After wait() the result is
 // there for whatever the operation's stream is given next: on a host it is there, on a device the
-// stream waits for it and the host need not (it reads by Memory::copy on that stream, and see
-// settle()). A ticket does not outlive its communicator. Destroying a ticket waits
+// stream waits for it and the host need not. It reads by Memory::copy on that stream, and frees
+// the tensors after settle(). A ticket does not outlive its communicator. Destroying a ticket waits
 // for its operation and drops its error, except while an exception is on its way: then the
 // operation is given up, and the communicator is good for abort() alone.
 class Ticket {

@@ -51,8 +51,8 @@ class ThroughDevice final : public Communicator {
   };
 
   struct Returned final : Ticket {
-    Returned(const Memory& m, const Stream& s, Copy a, Copy b, const Tensor& to)
-        : memory(m), stream(s), first(std::move(a)), second(std::move(b)), filled(to) {}
+    Returned(Communicator& c, const Memory& m, const Stream& s, Copy a, Copy b, const Tensor& to)
+        : comm(c), memory(m), stream(s), first(std::move(a)), second(std::move(b)), filled(to) {}
     Returned(const Returned&) = delete;
     Returned& operator=(const Returned&) = delete;
     ~Returned() override {
@@ -65,10 +65,13 @@ class ThroughDevice final : public Communicator {
     bool done() override { return work->done(); }
     void wait() override {
       work->wait();
-      if (std::exchange(copied, true) || filled.empty() || filled.bytes() == 0) return;
+      if (std::exchange(copied, true)) return;
+      comm.settle();  // a lost peer is an error, and not a copy or a release that never ends
+      if (filled.empty() || filled.bytes() == 0) return;
       memory.copy(stream, filled.data, first.view.data, filled.bytes());
     }
 
+    Communicator& comm;
     const Memory& memory;
     Stream stream;
     Copy first, second;  // what is filled, what is sent
@@ -80,7 +83,7 @@ class ThroughDevice final : public Communicator {
 
   std::unique_ptr<Returned> begin(const Stream& stream, const ConstTensor& sent,
                                   const Tensor& filled) {
-    return std::make_unique<Returned>(device_, stream, Copy(device_, stream, filled),
+    return std::make_unique<Returned>(*inner_, device_, stream, Copy(device_, stream, filled),
                                       Copy(device_, stream, sent), filled);
   }
 
