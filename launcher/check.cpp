@@ -48,19 +48,20 @@ std::string memory_text(const Recipe& recipe, const Machine& machine, const Mode
 }
 
 // Sequences that a data group runs in a step, those that fill up its last micro-batch included.
-std::vector<int64_t> sequences_run(const Recipe& recipe, const MeshShape& mesh) {
+std::vector<int64_t> sequences_run(const Recipe& recipe, const MeshShape& mesh,
+                                   int64_t tokens_a_pass) {
   std::vector<int64_t> run;
   for (int group = 0; group < mesh.data; ++group) {
     const int64_t count = share_of(recipe.train.batch, mesh.data, group).count();
-    const int64_t rows = plan_micro_batch(recipe, count, mesh.sequence);
+    const int64_t rows = plan_micro_batch(recipe, count, mesh.sequence, tokens_a_pass);
     run.push_back((count + rows - 1) / rows * rows);
   }
   return run;
 }
 
 // How sequences are cut up, what crosses the edges, and what that costs.
-std::string sequence_text(const Recipe& recipe, const MeshShape& mesh, const Model& model,
-                          const SequenceRunner& runner) {
+std::string sequence_text(const Recipe& recipe, const Machine& machine, const MeshShape& mesh,
+                          const Model& model, const SequenceRunner& runner) {
   const SequencePlan& plan = runner.plan();
   const SegmentPlan& segments = plan.segments;
   std::string text = "sequence whole, on one rank\n";
@@ -73,7 +74,7 @@ std::string sequence_text(const Recipe& recipe, const MeshShape& mesh, const Mod
       most = {std::max(most.bytes, traffic.bytes), traffic.messages};
       all += traffic.bytes;
     }
-    const std::vector<int64_t> run = sequences_run(recipe, mesh);
+    const std::vector<int64_t> run = sequences_run(recipe, mesh, machine.tokens_a_pass);
     const int64_t rows = plan.model.batch;
     const int64_t most_run = *std::ranges::max_element(run);
     all = all / rows * std::accumulate(run.begin(), run.end(), int64_t{0});
@@ -119,7 +120,8 @@ std::string plan_text(const Recipe& recipe, const Machine& machine, const Model&
   const int ranks = arguments.ranks;
   const MeshShape mesh = plan_mesh(recipe, ranks);
   const Share share = share_of(recipe.train.batch, mesh.data, mesh.data - 1);
-  const int64_t micro = plan_micro_batch(recipe, share.count(), mesh.sequence);
+  const int64_t micro =
+      plan_micro_batch(recipe, share.count(), mesh.sequence, machine.tokens_a_pass);
   const int64_t passes = (share.count() + micro - 1) / micro;
   const auto sequence = make_planned(mesh.sequence);
   SequencePlan plan = plan_sequence(recipe, machine, mesh, micro);
@@ -149,7 +151,7 @@ std::string plan_text(const Recipe& recipe, const Machine& machine, const Model&
                       flops * static_cast<double>(tokens * recipe.train.steps));
   text += fmt::format("sent     {} a rank and step (gradients)\n",
                       human_bytes(static_cast<int64_t>(sent)));
-  text += sequence_text(recipe, mesh, model, runner);
+  text += sequence_text(recipe, machine, mesh, model, runner);
   if (measured != nullptr) {
     text += forecast_text(recipe, machine, model, mesh, runner.plan(), passes, *measured,
                           arguments.hosts);

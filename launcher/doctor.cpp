@@ -11,6 +11,7 @@
 #include "core/train/job.h"
 #include "kernels/cuda_library.h"
 #include "launcher/command.h"
+#include "parallel/nccl_library.h"
 
 namespace rwkv {
 namespace {
@@ -82,9 +83,12 @@ ExitCode doctor(Context& context) {
                       world.size(), world.name(), place.size, seconds * 1e3);
   const CudaLibrary& cuda = cuda_library();
   text += cuda.devices > 0
-              ? fmt::format("gpu      {} of {}; its kernels are there, training on it is not yet\n",
-                            cuda.devices, cuda.device)
+              ? fmt::format("gpu      {} of {}: training runs there\n", cuda.devices, cuda.device)
               : fmt::format("gpu      {}: the CPU backend trains\n", cuda.why);
+  const NcclLibrary& nccl = nccl_library();
+  text += nccl.make != nullptr
+              ? fmt::format("nccl     {}\n", nccl.version)
+              : fmt::format("nccl     {}: tensors of GPUs travel by way of the hosts\n", nccl.why);
   text += "setting " + environment_text() + "\n";
   std::fputs(text.c_str(), stdout);
   return ExitCode::kDone;

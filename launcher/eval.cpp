@@ -61,10 +61,11 @@ Totals run(const EvalArguments& arguments, const EvalJob& job, Communicator& ran
   const LoadedSource& loaded = job.loaded;
   const MeshShape& mesh = job.mesh;
   const auto sequence = ranks.split(mesh.data_group(ranks.rank()), mesh.place(ranks.rank()));
-  DeviceRanks device_sequence(*sequence, *loaded.machine.ops->memory);
+  DeviceRanks device_sequence(*sequence, *loaded.machine.ops->memory, loaded.machine.link);
   const Share share = share_of(job.samples, mesh.data, mesh.data_group(ranks.rank()));
-  const int64_t rows =
-      std::max<int64_t>(1, plan_micro_batch(loaded.recipe, share.count(), mesh.sequence));
+  const int64_t rows = std::max<int64_t>(
+      1,
+      plan_micro_batch(loaded.recipe, share.count(), mesh.sequence, loaded.machine.tokens_a_pass));
   const int64_t tokens = loaded.recipe.train.context;
   std::unique_ptr<SequenceRunner> runner;
   std::unique_ptr<Dump> dump;

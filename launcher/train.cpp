@@ -108,20 +108,34 @@ ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine
   return run_training(*trainer, machine, ranks, setup);
 }
 
+// On the ranks that have a device; those beyond the mesh are parked. Collective over `workers`.
+ExitCode train_on_workers(Context& context, const Recipe& recipe, HostPlace place,
+                          Communicator& workers) {
+  Machine machine;
+  MeshShape mesh;
+  agree(workers, [&] {
+    machine = choose_machine(recipe, place);
+    mesh = plan_mesh(recipe, workers.size());
+  });
+  if (mesh.active() < context.world.size() && context.root()) {
+    std::printf("%d ranks, %d with work: %d parked (mpirun -n %d avoids this)\n",
+                context.world.size(), mesh.active(), context.world.size() - mesh.active(),
+                mesh.active());
+  }
+  return static_cast<ExitCode>(on_first(workers, mesh.active(), [&](Communicator& ranks) {
+    return static_cast<int64_t>(train_on(context, recipe, machine, mesh, ranks));
+  }));
+}
+
 ExitCode train(Context& context, const TrainArguments& arguments) {
   Communicator& world = context.world;
   const Recipe recipe = load_everywhere(world, arguments);
-  const Machine machine = choose_machine(recipe, host_place(world));
-  MeshShape mesh;
-  agree(world, [&] { mesh = plan_mesh(recipe, world.size()); });
-  if (mesh.parked > 0 && context.root()) {
-    std::printf("%d ranks, %d with work: %d parked (mpirun -n %d avoids this)\n", world.size(),
-                mesh.active(), mesh.parked, mesh.active());
-  }
-  const int64_t code = on_first(world, mesh.active(), [&](Communicator& ranks) {
-    return static_cast<int64_t>(train_on(context, recipe, machine, mesh, ranks));
-  });
-  return static_cast<ExitCode>(code);
+  const HostPlace place = host_place(world);
+  int working = 0;
+  agree(world, [&] { working = working_ranks(recipe, place); });
+  return static_cast<ExitCode>(on_some(world, place.rank < working, [&](Communicator& workers) {
+    return static_cast<int64_t>(train_on_workers(context, recipe, place, workers));
+  }));
 }
 
 }  // namespace

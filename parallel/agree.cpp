@@ -24,7 +24,12 @@ void agree(Communicator& comm, const std::function<void()>& work) {
 
 int64_t on_first(Communicator& world, int active,
                  const std::function<int64_t(Communicator&)>& work) {
-  const auto ranks = world.split(world.rank() < active ? 0 : -1, world.rank());
+  return on_some(world, world.rank() < active, work);
+}
+
+int64_t on_some(Communicator& world, bool works,
+                const std::function<int64_t(Communicator&)>& work) {
+  const auto ranks = world.split(works ? 0 : -1, world.rank());
   std::string message;
   int64_t result = 0;
   if (ranks != nullptr) {

@@ -23,5 +23,7 @@ void on_root(Communicator&, const std::function<void()>& work);
 // Runs `work` on ranks 0 ... active - 1, which get a communicator of their own, while the others
 // wait for what it returns, or the AgreedError that it throws on all of them. Collective.
 int64_t on_first(Communicator&, int active, const std::function<int64_t(Communicator&)>& work);
+// The same on the ranks that say so, rank 0 among them.
+int64_t on_some(Communicator&, bool works, const std::function<int64_t(Communicator&)>& work);
 
 }  // namespace rwkv

@@ -3,16 +3,26 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "core/base/memory.h"
 #include "parallel/communicator.h"
 
 namespace rwkv {
 
+// How tensors of devices travel.
+struct DeviceLink {
+  std::string kind = "auto";  // nccl; host: by way of the hosts' memories; auto: nccl where it is
+  int device = -1;            // this rank's GPU; -1: none
+  bool share_gpu = false;     // several ranks have one
+  int timeout_seconds = 600;
+};
+
 class DeviceRanks {
  public:
   // `control` talks between hosts' memories and must outlive the object. Collective over it.
-  DeviceRanks(Communicator& control, const Memory& memory);
+  // AgreedError where NCCL is asked for and is not on every rank.
+  DeviceRanks(Communicator& control, const Memory& memory, const DeviceLink& = {});
 
   Communicator& get() { return own_ == nullptr ? control_ : *own_; }
 

@@ -13,4 +13,4 @@ set_up_trial
   "$program" doctor
   echo "ops on the device, models on the device, NCCL, benchmarks: not built yet"
 } 2>&1 | tee "$report"
-if ! grep -q 'its kernels are there' "$report"; then fail "no GPU was found (see $report)"; fi
+if ! grep -q 'training runs there' "$report"; then fail "no GPU was found (see $report)"; fi

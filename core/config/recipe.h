@@ -80,7 +80,9 @@ struct ParallelConfig {
   std::string reduction = "auto";  // auto | exact | fast
   int64_t leaf = 512, tile = 128;  // tokens
   std::string shard = "none";
-  int64_t threads = 0;   // a rank; 0 = auto: cores / local ranks
+  int64_t threads = 0;        // a rank; 0 = auto: cores / local ranks
+  std::string link = "auto";  // auto | nccl | host
+  bool share_gpu = false;
   double timeout = 600;  // seconds
 };
 

@@ -7,11 +7,7 @@
 #include "core/base/error.h"
 
 namespace rwkv {
-namespace {
-
-constexpr int64_t kTokensAPass = 8192;
-
-}  // namespace
+namespace {}  // namespace
 
 MeshShape plan_mesh(const Recipe& recipe, int ranks) {
   const ParallelConfig& given = recipe.parallel;
@@ -44,12 +40,12 @@ Share share_of(int64_t batch, int groups, int group) {
   return {group * batch / groups, (group + 1) * batch / groups};
 }
 
-int64_t plan_micro_batch(const Recipe& recipe, int64_t share, int sequence) {
+int64_t plan_micro_batch(const Recipe& recipe, int64_t share, int sequence, int64_t tokens_a_pass) {
   if (recipe.train.micro_batch > 0) return std::min(recipe.train.micro_batch, share);
   const int64_t chunk = recipe.train.chunk;
   int64_t tokens = (recipe.train.context + sequence - 1) / sequence;
   if (chunk > 0) tokens = std::min(tokens, chunk);
-  const int64_t fitting = std::max<int64_t>(1, kTokensAPass / tokens);
+  const int64_t fitting = std::max<int64_t>(1, tokens_a_pass / tokens);
   const int64_t passes = (share + fitting - 1) / fitting;
   return (share + passes - 1) / passes;
 }

@@ -34,6 +34,8 @@ Share share_of(int64_t batch, int groups, int group);
 
 // Sequences a pass: the recipe's, or as many as hold about 8,192 tokens, evened out over the
 // passes.
-int64_t plan_micro_batch(const Recipe&, int64_t share, int sequence = 1);
+inline constexpr int64_t kTokensAPass = 8192;
+int64_t plan_micro_batch(const Recipe&, int64_t share, int sequence = 1,
+                         int64_t tokens_a_pass = kTokensAPass);
 
 }  // namespace rwkv

@@ -38,7 +38,8 @@ class Segments {
         pass_{machine.stream(), *machine.ops, machine.leaf, machine.tile} {
     const int64_t share = share_of(recipe.train.batch, mesh.data, mesh.data - 1).count();
     SequencePlan plan =
-        plan_sequence(recipe, machine, mesh, plan_micro_batch(recipe, share, mesh.sequence));
+        plan_sequence(recipe, machine, mesh,
+                      plan_micro_batch(recipe, share, mesh.sequence, machine.tokens_a_pass));
     const int64_t chunk = std::min(plan.segments.chunk, recipe.train.context);
     plan.model.tokens = 2 * chunk;
     plan.model.recompute = false;

@@ -29,6 +29,7 @@ namespace {
 
 // Elements of a GPU's work that run side by side where an op wants memory for each.
 constexpr int kDeviceThreads = 256;
+constexpr int64_t kDeviceTokens = 16384;
 constexpr int64_t kDeviceScratch = int64_t{128} << 20;
 
 bool wants_gpu(const Recipe& recipe) {
@@ -43,10 +44,14 @@ bool wants_gpu(const Recipe& recipe) {
   throw InputError("parallel.device cuda: " + cuda.why + " (auto and cpu run here)");
 }
 
-void choose_gpu(Machine& machine, HostPlace place) {
+void choose_gpu(Machine& machine, const Recipe& recipe, HostPlace place) {
   const CudaLibrary& cuda = cuda_library();
-  machine.device = place.rank % cuda.devices;
-  cuda.select(machine.device);
+  const ParallelConfig& parallel = recipe.parallel;
+  const bool crowded = place.size > cuda.devices && !parallel.share_gpu;  // NCCL refuses that
+  machine.link = {crowded ? "host" : parallel.link, place.rank % cuda.devices, parallel.share_gpu,
+                  static_cast<int>(parallel.timeout)};
+  cuda.select(machine.link.device);
+  machine.tokens_a_pass = kDeviceTokens;
   machine.ops = cuda.backend;
   machine.scratch = std::make_shared<const Buffer>(kDeviceScratch, *machine.ops->memory);
 }
@@ -58,12 +63,17 @@ void choose_precision(Machine& machine, const std::string& wanted) {
     machine.precision.compute = DType::kBF16;
   } else if (wanted != "fp32") {
     machine.note = fmt::format("precision {}: this {} has no {} arithmetic, computing in fp32",
-                               wanted, machine.device < 0 ? "CPU" : "GPU", wanted);
+                               wanted, machine.link.device < 0 ? "CPU" : "GPU", wanted);
     machine.precision_name = "fp32";
   }
 }
 
 }  // namespace
+
+int working_ranks(const Recipe& recipe, HostPlace place) {
+  if (!wants_gpu(recipe) || recipe.parallel.share_gpu) return place.size;
+  return std::min(place.size, cuda_library().devices);
+}
 
 Stream Machine::stream() const {
   if (scratch == nullptr) return {.threads = threads};
@@ -79,7 +89,7 @@ Machine choose_machine(const Recipe& recipe, HostPlace place) {
                                               : std::min(available_cores(), fair);
   machine.threads = machine.cores;
   if (wants_gpu(recipe)) {
-    choose_gpu(machine, place);
+    choose_gpu(machine, recipe, place);
     machine.threads = kDeviceThreads;
     choose_precision(machine, recipe.precision);
   } else if (recipe.precision == "fp64") {
@@ -94,7 +104,7 @@ Machine choose_machine(const Recipe& recipe, HostPlace place) {
   const bool bits = recipe.train.overlap == 0 && recipe.train.gradient == "exact" &&
                     recipe.train.handoff == "state";
   const bool exact = recipe.parallel.reduction == "exact" ||
-                     (recipe.parallel.reduction == "auto" && bits && machine.device < 0);
+                     (recipe.parallel.reduction == "auto" && bits && machine.link.device < 0);
   machine.leaf = exact ? recipe.parallel.leaf : 0;
   machine.tile = exact ? std::gcd(recipe.parallel.tile, recipe.parallel.leaf) : 0;
   machine.numerics =

@@ -9,6 +9,7 @@
 #include "core/model/block.h"
 #include "core/plan/mesh_shape.h"
 #include "parallel/communicator.h"
+#include "parallel/device_ranks.h"
 
 namespace rwkv {
 
@@ -16,8 +17,9 @@ namespace rwkv {
 // for.
 struct Machine {
   const Backend* ops = nullptr;
-  int device = -1;                             // the GPU that was chosen; -1: none
+  DeviceLink link = {};                        // with the GPU that was chosen
   std::shared_ptr<const Buffer> scratch = {};  // Stream::scratch
+  int64_t tokens_a_pass = kTokensAPass;        // about, where train.micro_batch is auto
   int cores = 1;                               // of the host, for this rank's own work
   Precision precision;
   std::string precision_name;  // what is really computed: "bf16", "fp32", "fp64"
@@ -36,6 +38,9 @@ Machine choose_machine(const Recipe&, HostPlace);
 // Of a host's cores, for each of the ranks on it: less than one where they are more. Threads beyond
 // parallel.threads are not used.
 double cores_a_rank(const Recipe&, int64_t cores, int local_ranks);
+
+// Ranks of this host that have work: each takes a GPU of its own where the recipe runs on GPUs.
+int working_ranks(const Recipe&, HostPlace);
 
 // Cores that this process may use.
 int available_cores();

@@ -7,6 +7,7 @@
 #include "core/io/weight_file.h"
 #include "core/plan/param_table.h"
 #include "core/plan/schedule.h"
+#include "core/train/memory_room.h"
 
 namespace rwkv {
 
@@ -33,24 +34,29 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
       ranks_(ranks),
       mesh_(plan_mesh(recipe, ranks.size())),
       sequence_(ranks.split(mesh_.data_group(ranks.rank()), mesh_.place(ranks.rank()))),
-      device_ranks_(ranks, *machine.ops->memory),
-      device_sequence_(*sequence_, *machine.ops->memory),
+      device_ranks_(ranks, *machine.ops->memory, machine.link),
+      device_sequence_(*sequence_, *machine.ops->memory, machine.link),
       exchange_(find_exchange_kind(recipe.parallel.exchange, *sequence_)),
       pass_{machine.stream(), *machine.ops, machine.leaf, machine.tile},
       share_(share_of(recipe.train.batch, mesh_.data, mesh_.data_group(ranks.rank()))),
-      micro_batch_(plan_micro_batch(recipe, share_.count(), mesh_.sequence)),
+      micro_batch_(plan_micro_batch(recipe, share_.count(), mesh_.sequence, machine.tokens_a_pass)),
       plan_(plan_step(share_.count(), micro_batch_, machine.leaf > 0)),
       totals_(0) {
   model_ = std::make_unique<Model>(complete_model(recipe));
   source_ = make_train_source(recipe, model_->config().vocab);
   validation_ = make_validation_source(recipe, model_->config().vocab);
   sampler_ = make_sampler(recipe, *source_);
-  store_ = std::make_unique<ParamStore>(
-      model_->params(), machine.precision, true, machine.leaf > 0,
-      recipe.parallel.shard == "optimizer" ? Part{ranks.size(), ranks.rank()} : Part{},
-      *machine.ops->memory);
   SequencePlan plan = plan_sequence(recipe, machine, mesh_, micro_batch_);
   plan.exchange = exchange_;
+  const Part part =
+      recipe.parallel.shard == "optimizer" ? Part{ranks.size(), ranks.rank()} : Part{};
+  std::vector<Arena::Entry> planned =
+      plan_param_store(model_->params(), machine.precision, true, machine.leaf > 0, part);
+  add_entries(planned,
+              SequenceRunner(*model_, plan, device_sequence_.get(), *machine.ops, false).entries());
+  require_room(*machine.ops->memory, planned);
+  store_ = std::make_unique<ParamStore>(model_->params(), machine.precision, true, machine.leaf > 0,
+                                        part, *machine.ops->memory);
   runner_ = std::make_unique<SequenceRunner>(*model_, plan, device_sequence_.get(), *machine.ops);
   const int64_t passes = (share_.count() + micro_batch_ - 1) / micro_batch_;
   loader_ = std::make_unique<BatchLoader>(*source_, passes * micro_batch_, recipe.train.context,

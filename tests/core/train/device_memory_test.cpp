@@ -9,6 +9,7 @@
 #include "core/train/text_generator.h"
 #include "tests/core/train/train_test_support.h"
 #include "tests/support/walled_backend.h"
+#include "tests/support/walled_memory.h"
 
 namespace rwkv {
 namespace {
@@ -96,6 +97,24 @@ INSTANTIATE_TEST_SUITE_P(
               "parallel.reduction=fast"}},
         Case{"data_and_shard", 2, {"precision=fp32", "parallel.shard=optimizer"}}),
     [](const auto& tested) { return tested.param.name; });
+
+TEST(DeviceStore, WhatDoesNotFitIsRefusedWithThePlan) {
+  const Recipe recipe = small_recipe({"precision=fp32"});
+  Machine machine = one_thread(recipe);
+  machine.ops = &walled_backend();
+  const auto self = make_self();
+  set_walled_available(100000);
+  try {
+    const Trainer trainer(recipe, machine, *self);
+    ADD_FAILURE() << "100 kB were enough";
+  } catch (const InputError& error) {
+    const std::string what = error.what();
+    for (const char* part : {"before step 1", "train.micro_batch", "AdamW moments", "scratch"}) {
+      EXPECT_NE(what.find(part), std::string::npos) << part << " in: " << what;
+    }
+  }
+  set_walled_available(-1);
+}
 
 TEST(DeviceStore, CheckpointsHoldTheSameAndLoad) {
   const Recipe recipe = small_recipe({"precision=fp32"});
