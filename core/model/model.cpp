@@ -7,10 +7,14 @@
 namespace rwkv {
 namespace {
 
-// At most this many logits at a time; rows come in blocks of 512, the size of the blocks in which
-// products add up weight gradients.
-constexpr int64_t kLogits = int64_t{1} << 25;
+// Rows come in blocks of 512, the size of the blocks in which products add up weight gradients.
 constexpr int64_t kRowBlock = 512;
+// At most this many logits and rows at a time: little memory on a host, long products on a device.
+struct HeadChunk {
+  int64_t logits, rows;
+};
+constexpr HeadChunk kHostChunk{int64_t{1} << 25, 4 * kRowBlock};
+constexpr HeadChunk kDeviceChunk{int64_t{1} << 28, 16 * kRowBlock};
 
 size_t index_of(const std::vector<ParamSpec>& specs, std::string_view name) {
   for (size_t i = 0; i < specs.size(); ++i) {
@@ -50,9 +54,10 @@ Model::Model(const ModelConfig& resolved) : config_(resolved), specs_(param_tabl
   head_ = index_of(specs_, "head.weight");
 }
 
-int64_t Model::head_rows(int64_t leaf) const {
-  const int64_t fitting = kLogits / config_.vocab / kRowBlock * kRowBlock;
-  return std::max(leaf, std::clamp(fitting, kRowBlock, 4 * kRowBlock));
+int64_t Model::head_rows(int64_t leaf, const Memory& memory) const {
+  const HeadChunk most = memory.host ? kHostChunk : kDeviceChunk;
+  const int64_t fitting = most.logits / config_.vocab / kRowBlock * kRowBlock;
+  return std::max(leaf, std::clamp(fitting, kRowBlock, most.rows));
 }
 
 std::span<const Param> Model::block_params(const ParamStore& store, size_t layer) const {

@@ -94,7 +94,7 @@ class Model {
   const Block& block(size_t layer) const { return *blocks_[layer]; }
   // Rows of the head and loss computed at a time: depends on the vocabulary alone, but for a leaf
   // that is longer.
-  int64_t head_rows(int64_t leaf) const;
+  int64_t head_rows(int64_t leaf, const Memory&) const;
   std::vector<Carry> carries(size_t layer) const { return blocks_[layer]->carries(); }
 
   // Sets every entering state to zero.

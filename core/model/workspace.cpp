@@ -71,7 +71,7 @@ void Workspace::bind(const Model& model, Arena& saved, Arena& scratch) {
   scratch.rewind(0);
   normed_ = scratch.take("head", compute, sequence);
   if (plan_.backward) dnormed_ = scratch.take("head", compute, sequence);
-  const Shape chunk{std::min(rows, model.head_rows(plan_.leaf)), config.vocab};
+  const Shape chunk{std::min(rows, model.head_rows(plan_.leaf, *plan_.memory)), config.vocab};
   logits_ = scratch.take("logits", acc, chunk);
   if (plan_.backward) {
     dlogits_ = compute == acc ? logits_ : scratch.take("logits", compute, chunk);

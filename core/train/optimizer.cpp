@@ -12,9 +12,11 @@ Optimizer::Optimizer(const OptimizerConfig& config, ParamStore& store)
       on_host_(squares_.bytes()) {}
 
 double Optimizer::norm(const Pass& pass, double scale) {
-  const auto count = static_cast<int64_t>(store_.size());
+  // Floats lie in one piece; fixed point has a unit a parameter.
+  const auto count = store_.exact() ? static_cast<int64_t>(store_.size()) : 1;
   const Tensor squares{squares_.data(), DType::kF64, {count}};
-  for (int64_t i = 0; i < count; ++i) {
+  if (!store_.exact()) pass.ops.sum_squares(pass.stream, {store_.all_gradients(), squares, 1});
+  for (int64_t i = 0; store_.exact() && i < count; ++i) {
     const auto param = static_cast<size_t>(i);
     pass.ops.sum_squares(pass.stream,
                          {store_.grad(param), squares.rows(i, i + 1), store_.grad_unit(param)});

@@ -134,6 +134,10 @@ void for_each(const Stream& stream, int64_t count, const F& element) {
                  ForEach<F>{count, element});
 }
 
+// K elements at a time, as many as make a 16-byte access; `element` gets the first one's number.
+template <class T>
+inline constexpr int kRunOf = static_cast<int>(16 / sizeof(T));
+
 // Calls F<float> or F<Half> by the type of an activation.
 template <template <class> class F, class Op>
 void by_type(DType type, const Stream& stream, const Op& op) {

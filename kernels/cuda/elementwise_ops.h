@@ -19,34 +19,53 @@ RWKV_DEVICE float slope(Activation kind, float x) {
   return kind == Activation::kTanh ? 1 - y * y : y * (1 - y);
 }
 
-template <class T>
-struct ActivateElement {
+template <class T, int K>
+struct ActivateRun {
   Activation kind;
   const T* x;
   T* y;
-  RWKV_DEVICE void operator()(int64_t i) const { store(y + i, activate(kind, load(x + i))); }
+  RWKV_DEVICE void operator()(int64_t run) const {
+    float value[K];
+    load_run(x + run * K, value);
+    for (int j = 0; j < K; ++j) value[j] = activate(kind, value[j]);
+    store_run(y + run * K, value);
+  }
 };
 template <class T>
 struct ActivationForwardOp {
   static void run(const Stream& stream, const ActivationForward& op) {
-    for_each(stream, op.x.elements(), ActivateElement<T>{op.kind, in<T>(op.x), out<T>(op.y)});
+    constexpr int K = kRunOf<T>;
+    const int64_t n = op.x.elements();
+    if (n % K == 0) {
+      return for_each(stream, n / K, ActivateRun<T, K>{op.kind, in<T>(op.x), out<T>(op.y)});
+    }
+    for_each(stream, n, ActivateRun<T, 1>{op.kind, in<T>(op.x), out<T>(op.y)});
   }
 };
 
-template <class T>
-struct ActivateBackElement {
+template <class T, int K>
+struct ActivateBackRun {
   Activation kind;
   const T *x, *dy;
   T* dx;
-  RWKV_DEVICE void operator()(int64_t i) const {
-    store(dx + i, load(dy + i) * slope(kind, load(x + i)));
+  RWKV_DEVICE void operator()(int64_t run) const {
+    float value[K], d[K];
+    load_run(x + run * K, value);
+    load_run(dy + run * K, d);
+    for (int j = 0; j < K; ++j) d[j] *= slope(kind, value[j]);
+    store_run(dx + run * K, d);
   }
 };
 template <class T>
 struct ActivationBackwardOp {
   static void run(const Stream& stream, const ActivationBackward& op) {
-    for_each(stream, op.x.elements(),
-             ActivateBackElement<T>{op.kind, in<T>(op.x), in<T>(op.dy), out<T>(op.dx)});
+    constexpr int K = kRunOf<T>;
+    const int64_t n = op.x.elements();
+    if (n % K == 0) {
+      return for_each(stream, n / K,
+                      ActivateBackRun<T, K>{op.kind, in<T>(op.x), in<T>(op.dy), out<T>(op.dx)});
+    }
+    for_each(stream, n, ActivateBackRun<T, 1>{op.kind, in<T>(op.x), in<T>(op.dy), out<T>(op.dx)});
   }
 };
 
@@ -68,34 +87,60 @@ inline void cast(const Stream& stream, const Cast& op) {
   op.from.dtype == DType::kF32 ? cast_from<float>(stream, op) : cast_from<Half>(stream, op);
 }
 
-template <class G>
-struct AdamWElement {
+RWKV_DEVICE float root(float x) { return sqrtf(x); }
+RWKV_DEVICE double root(double x) { return sqrt(x); }
+
+// S: float where gradients are, double for fixed point. K elements at a time.
+template <class G, class S, int K>
+struct AdamWRun {
   float *p, *m, *v;
   Half* copy;  // nullptr: none is kept
   const G* grad;
-  double unit, lr, decay, beta1, beta2, eps, correction1, correction2;
+  S unit, keep, lr, beta1, beta2, eps, scale1, scale2;  // keep: 1 - lr decay; 1 / corrections
 
-  RWKV_DEVICE void operator()(int64_t i) const {
-    const double g = static_cast<double>(grad[i]) * unit;
-    const double first = beta1 * m[i] + (1 - beta1) * g;
-    const double second = beta2 * v[i] + (1 - beta2) * g * g;
-    const double step = first / correction1 / (sqrt(second / correction2) + eps);
-    p[i] = static_cast<float>(p[i] * (1 - lr * decay) - lr * step);
-    m[i] = static_cast<float>(first);
-    v[i] = static_cast<float>(second);
-    if (copy != nullptr) store(copy + i, p[i]);
+  RWKV_DEVICE void operator()(int64_t run) const {
+    const int64_t i = run * K;
+    const Run<G, K> gradients = *reinterpret_cast<const Run<G, K>*>(grad + i);
+    float pi[K], mi[K], vi[K];
+    load_run(p + i, pi);
+    load_run(m + i, mi);
+    load_run(v + i, vi);
+    for (int j = 0; j < K; ++j) {
+      const S g = static_cast<S>(gradients.element[j]) * unit;
+      const S first = beta1 * mi[j] + (1 - beta1) * g;
+      const S second = beta2 * vi[j] + (1 - beta2) * g * g;
+      const S step = first * scale1 / (root(second * scale2) + eps);
+      pi[j] = static_cast<float>(pi[j] * keep - lr * step);
+      mi[j] = static_cast<float>(first);
+      vi[j] = static_cast<float>(second);
+    }
+    store_run(p + i, pi);
+    store_run(m + i, mi);
+    store_run(v + i, vi);
+    if (copy != nullptr) store_run(copy + i, pi);
   }
 };
-template <class G>
-void adamw_from(const Stream& stream, const AdamW& op) {
-  for_each(
-      stream, op.master.elements(),
-      AdamWElement<G>{out<float>(op.master), out<float>(op.m), out<float>(op.v),
-                      out<Half>(op.compute), in<G>(op.grad), op.grad_unit * op.grad_scale, op.lr,
-                      op.decay, op.beta1, op.beta2, op.eps, op.correction1, op.correction2});
+template <class G, class S, int K>
+void adamw_by(const Stream& stream, const AdamW& op) {
+  const auto number = [](double x) { return static_cast<S>(x); };
+  for_each(stream, op.master.elements() / K,
+           AdamWRun<G, S, K>{out<float>(op.master), out<float>(op.m), out<float>(op.v),
+                             out<Half>(op.compute), in<G>(op.grad),
+                             number(op.grad_unit * op.grad_scale), number(1 - op.lr * op.decay),
+                             number(op.lr), number(op.beta1), number(op.beta2), number(op.eps),
+                             number(1 / op.correction1), number(1 / op.correction2)});
+}
+// The pieces of a shard may begin anywhere.
+inline bool whole_runs(const AdamW& op, int64_t run) {
+  const auto fits = [&](const void* p, int64_t bytes) {
+    return reinterpret_cast<uintptr_t>(p) % static_cast<uintptr_t>(run * bytes) == 0;
+  };
+  return op.master.elements() % run == 0 && fits(op.master.data, 4) && fits(op.m.data, 4) &&
+         fits(op.v.data, 4) && fits(op.grad.data, 4) && fits(op.compute.data, 2);
 }
 inline void adamw(const Stream& stream, const AdamW& op) {
-  op.grad.dtype == DType::kI64 ? adamw_from<int64_t>(stream, op) : adamw_from<float>(stream, op);
+  if (op.grad.dtype == DType::kI64) return adamw_by<int64_t, double, 1>(stream, op);
+  whole_runs(op, 4) ? adamw_by<float, float, 4>(stream, op) : adamw_by<float, float, 1>(stream, op);
 }
 
 // Blocks take pieces of kPiece elements; then one block adds their sums. Trees and strides are
@@ -186,24 +231,49 @@ struct EmbeddingForwardOp {
   }
 };
 
-// A thread a channel takes the rows in their order.
+// A block has some tokens of the vocabulary and kThreads channels: it looks through all rows and
+// adds those of its tokens, in their order.
 template <class T>
-struct EmbeddingBackColumn {
+struct EmbeddingBack {
   const int32_t* tokens;
   const T* dout;
   PartialSum to;
-  int64_t rows, width;
-  RWKV_DEVICE void operator()(int64_t c) const {
-    for (int64_t r = 0; r < rows; ++r) to.add(tokens[r] * width + c, load(dout + r * width + c));
+  int64_t rows, width, vocab, share;  // share: tokens of a block
+
+  static constexpr int64_t kMostShares = 1024;
+
+  RWKV_DEVICE void operator()() const {
+    auto* seen = reinterpret_cast<int32_t*>(device::shared_memory());
+    const int64_t across = (width + kThreads - 1) / kThreads;
+    const int64_t c = block_index() % across * kThreads + thread_index();
+    const int64_t low = block_index() / across * share;
+    const int64_t high = low + share < vocab ? low + share : vocab;
+    for (int64_t first = 0; first < rows; first += kThreads) {
+      const int64_t own = first + thread_index();
+      device::sync_block();
+      seen[thread_index()] = own < rows ? tokens[own] : -1;
+      device::sync_block();
+      for (int s = 0; s < kThreads; s += 4) {
+        const Run<int32_t, 4> some = *reinterpret_cast<const Run<int32_t, 4>*>(seen + s);
+        for (int j = 0; j < 4; ++j) {
+          const int64_t token = some.element[j];
+          if (token < low || token >= high || c >= width) continue;
+          to.add(token * width + c, load(dout + (first + s + j) * width + c));
+        }
+      }
+    }
   }
 };
 template <class T>
 struct EmbeddingBackwardOp {
   static void run(const Stream& stream, const EmbeddingBackward& op) {
-    const int64_t width = op.dtable.sum.shape[1];
-    for_each(stream, width,
-             EmbeddingBackColumn<T>{in<int32_t>(op.tokens), in<T>(op.dout), PartialSum(op.dtable),
-                                    op.tokens.elements(), width});
+    const int64_t vocab = op.dtable.sum.shape[0], width = op.dtable.sum.shape[1];
+    const int64_t share =
+        (vocab + EmbeddingBack<T>::kMostShares - 1) / EmbeddingBack<T>::kMostShares;
+    const int64_t shares = (vocab + share - 1) / share;
+    device::launch(stream, {shares * ((width + kThreads - 1) / kThreads), kThreads, kThreads * 4},
+                   EmbeddingBack<T>{in<int32_t>(op.tokens), in<T>(op.dout), PartialSum(op.dtable),
+                                    op.tokens.elements(), width, vocab, share});
   }
 };
 
