@@ -1,6 +1,8 @@
 // The recurrence's backward pass, and the table of its sizes.
 #pragma once
 
+#include "kernels/cuda/wkv7_chunk_backward.h"
+#include "kernels/cuda/wkv7_chunk_forward.h"
 #include "kernels/cuda/wkv7_ops.h"
 
 namespace rwkv::cuda {
@@ -232,12 +234,14 @@ struct RunFold {
 template <class T>
 struct Wkv7ForwardOp {
   static void run(const Stream& stream, const Wkv7Forward& op) {
+    if (wkv7_in_chunks(op.in)) return wkv7_chunk_forward(stream, op);
     by_head_size<T, RunForward>(op.in.k.shape[3], stream, op);
   }
 };
 template <class T>
 struct Wkv7MapOp {
   static void run(const Stream& stream, const Wkv7Map& op) {
+    if (wkv7_in_chunks(op.in)) return wkv7_chunk_map(stream, op);
     by_head_size<T, RunMap>(op.in.k.shape[3], stream, op);
   }
 };
@@ -250,6 +254,7 @@ struct Wkv7MapBackwardOp {
 template <class T>
 struct Wkv7BackwardOp {
   static void run(const Stream& stream, const Wkv7Backward& op) {
+    if (wkv7_in_chunks(op.in)) return wkv7_chunk_backward(stream, op);
     by_head_size<T, RunBack>(op.in.k.shape[3], stream, op);
   }
 };

@@ -37,23 +37,121 @@ inline std::byte* scratch(const Stream& stream, int64_t bytes) {
   return stream.scratch;
 }
 RWKV_DEVICE std::byte* shared_memory() {
-  extern __shared__ __align__(16) unsigned char memory[];
+  extern __shared__ __align__(128) unsigned char memory[];
   return reinterpret_cast<std::byte*>(memory);
 }
 
+// A kernel that says how many threads its blocks have and how many blocks a multiprocessor is to
+// hold is given registers to match.
+template <class Kernel>
+concept Bounded = requires {
+  Kernel::kBlockThreads;
+  Kernel::kBlocksPerSm;
+};
 template <class Kernel>
 __global__ void run(const Kernel kernel) {
   kernel();
+}
+template <Bounded Kernel>
+__global__ void __launch_bounds__(Kernel::kBlockThreads, Kernel::kBlocksPerSm)
+    run(const Kernel kernel) {
+  kernel();
+}
+
+template <class Kernel>
+void ask_for_shared_memory(int64_t bytes) {
+  void (*const entry)(Kernel) = run<Kernel>;
+  const auto set = [&](cudaFuncAttribute what, int value) {
+    check(cudaFuncSetAttribute(entry, what, value), "shared memory");
+  };
+  set(cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
 }
 
 template <class Kernel>
 void launch(const Stream& stream, const LaunchShape& shape, const Kernel& kernel) {
   if (shape.blocks == 0) return;
+  if constexpr (Bounded<Kernel>) ask_for_shared_memory<Kernel>(shape.shared_bytes);
   run<Kernel>
       <<<static_cast<unsigned>(shape.blocks), static_cast<unsigned>(shape.threads),
          static_cast<size_t>(shape.shared_bytes), static_cast<cudaStream_t>(stream.native)>>>(
           kernel);
   check(cudaGetLastError(), "launch");
+}
+
+}  // namespace rwkv::device
+
+// What a warp does as one: all of its threads must come.
+#define RWKV_UNROLL _Pragma("unroll")
+
+namespace rwkv::device {
+
+// The value, of which the compiler knows nothing more: what is computed from it is not kept in
+// registers from one round of a loop to the next.
+RWKV_DEVICE int opaque(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+RWKV_DEVICE int64_t opaque(int64_t value) {
+  asm volatile("" : "+l"(value));
+  return value;
+}
+
+RWKV_DEVICE void sync_warp() { __syncwarp(); }
+RWKV_DEVICE float warp_read(float value, int lane) { return __shfl_sync(0xffffffffu, value, lane); }
+RWKV_DEVICE uint32_t warp_xor_bits(uint32_t value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+
+RWKV_DEVICE float fast_exp(float x) { return __expf(x); }
+RWKV_DEVICE float fast_sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+RWKV_DEVICE float fast_inverse(float x) { return __fdividef(1.0f, x); }
+// Two bf16, `low` in the lower half; to nearest, ties to even.
+RWKV_DEVICE uint32_t pack_bf16(float low, float high) {
+  uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+// sum (16 x 8) += a (16 x 16) b (16 x 8) in bf16 with float sums; PTX's layout of mma.m16n8k16.
+RWKV_DEVICE void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+RWKV_DEVICE uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+// Four 8 x 8 matrices of bf16 from shared memory; thread 8 m + i names the 16 bytes of row i of
+// matrix m, `row` bytes on. Thread l has of each the elements 2 (l % 4) and the next of row l / 4;
+// transposed: of column l / 4.
+RWKV_DEVICE void load_matrices(const std::byte* matrix, int row, uint32_t (&x)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(shared_address(matrix) + static_cast<uint32_t>(row))
+               : "memory");
+}
+RWKV_DEVICE void load_matrices_transposed(const std::byte* matrix, int row, uint32_t (&x)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(shared_address(matrix) + static_cast<uint32_t>(row))
+               : "memory");
+}
+
+// 16 bytes into shared memory, zeros unless `there`. They have come when the thread has waited for
+// all groups but the `newer` last ones; other threads see them after a sync.
+RWKV_DEVICE void copy_async(std::byte* to, const std::byte* from, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
+               "l"(__cvta_generic_to_global(from)), "r"(there ? 16 : 0)
+               : "memory");
+}
+RWKV_DEVICE void end_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int newer>
+RWKV_DEVICE void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(newer) : "memory");
 }
 
 }  // namespace rwkv::device

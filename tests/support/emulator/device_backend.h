@@ -4,6 +4,7 @@
 // inside hardware, its speed and its memory's limits do not show here.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -43,6 +44,47 @@ void shuffle_threads(uint64_t seed);
 template <class Kernel>
 void launch(const Stream&, const LaunchShape& shape, const Kernel& kernel) {
   run_grid(shape, [&] { kernel(); });
+}
+
+}  // namespace rwkv::device
+
+// What a warp does as one: all of its threads must come. kernels/cuda/native/device_backend.h says
+// what each of these is.
+#define RWKV_UNROLL
+
+namespace rwkv::device {
+
+// What a thread shows to its warp.
+struct Shown {
+  uint32_t words[8];
+};
+// All threads of the warp show something; what they showed, by lane, until two meetings later.
+const Shown* meet(const Shown& mine);
+
+template <class T>
+T opaque(T value) {
+  return value;
+}
+void sync_warp();
+float warp_read(float value, int lane);
+uint32_t warp_xor_bits(uint32_t value, int mask);
+
+inline float fast_exp(float x) { return std::exp(x); }
+inline float fast_sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
+inline float fast_inverse(float x) { return 1.0f / x; }
+uint32_t pack_bf16(float low, float high);
+
+void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void load_matrices(const std::byte* matrix, int row, uint32_t (&x)[4]);
+void load_matrices_transposed(const std::byte* matrix, int row, uint32_t (&x)[4]);
+
+// Until a thread has waited, what it copies is not there, nor what was there before.
+void copy_async(std::byte* to, const std::byte* from, bool there);
+void end_copy_group();
+void wait_for_copies(size_t newer);
+template <int newer>
+void wait_copies() {
+  wait_for_copies(newer);
 }
 
 }  // namespace rwkv::device

@@ -2,6 +2,8 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <array>
+#include <deque>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -16,6 +18,7 @@ namespace rwkv::device {
 namespace {
 
 constexpr int kWarpSize = 32;
+constexpr ptrdiff_t kCopyBytes = 16;
 constexpr size_t kStack = size_t{1} << 17;
 
 enum class Waits : uint8_t { kNothing, kBlock, kWarp };
@@ -30,10 +33,17 @@ struct Place {
   size_t bytes = 0;
 };
 
+struct Copy {
+  std::byte* to;
+  const std::byte* from;  // nullptr: zeros
+};
+
 struct Fiber : Place {
   std::vector<char> stack = std::vector<char>(kStack);
   Waits waits = Waits::kNothing;
   bool done = false;
+  size_t meetings = 0;
+  std::deque<std::vector<Copy>> copies;  // groups on their way; the last one still grows
 };
 
 // One block at a time, on one thread of the process.
@@ -46,7 +56,7 @@ class Machine {
       fibers_.push_back(std::make_unique<Fiber>());
     }
     shared_.resize(static_cast<size_t>(shape.shared_bytes) + 16);
-    values_.resize(static_cast<size_t>(shape.threads));
+    for (auto& shown : shown_) shown.resize(static_cast<size_t>(shape.threads));
     order_.resize(static_cast<size_t>(shape.threads));
     std::iota(order_.begin(), order_.end(), 0);
     for (block_ = 0; block_ < shape.blocks; ++block_) run_block();
@@ -58,13 +68,15 @@ class Machine {
     fiber.waits = why;
     swap(fiber, scheduler_);
   }
-  float exchange(float value, int mask) {
-    values_[static_cast<size_t>(thread_)] = value;
+  // Two boards in turn: who comes to the next meeting does not wipe what others still read.
+  const Shown* meet(const Shown& mine) {
+    Fiber& fiber = *fibers_[static_cast<size_t>(thread_)];
+    std::vector<Shown>& board = shown_[fiber.meetings++ % 2];
+    board[static_cast<size_t>(thread_)] = mine;
     wait(Waits::kWarp);
-    const float other = values_[static_cast<size_t>(thread_ ^ mask)];
-    wait(Waits::kWarp);
-    return other;
+    return board.data() + thread_ / kWarpSize * kWarpSize;
   }
+  Fiber& fiber() { return *fibers_[static_cast<size_t>(thread_)]; }
   void reseed(uint64_t seed) { random_.seed(seed); }
 
   int64_t block() const { return block_; }
@@ -113,6 +125,8 @@ class Machine {
   void prepare(Fiber& fiber) {
     fiber.done = false;
     fiber.waits = Waits::kNothing;
+    fiber.meetings = 0;
+    fiber.copies.assign(1, {});
     if (getcontext(&fiber.context) != 0) throw Error("emulator: getcontext failed");
     fiber.context.uc_stack.ss_sp = fiber.stack.data();
     fiber.context.uc_stack.ss_size = fiber.stack.size();
@@ -153,7 +167,7 @@ class Machine {
   const std::function<void()>* body_ = nullptr;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<std::byte> shared_;
-  std::vector<float> values_;
+  std::array<std::vector<Shown>, 2> shown_;
   std::vector<int> order_;
   std::mt19937_64 random_{1};
   Place scheduler_;
@@ -185,7 +199,6 @@ int64_t block_count() { return machine().shape().blocks; }
 int thread_index() { return machine().thread(); }
 int thread_count() { return machine().shape().threads; }
 void sync_block() { machine().wait(Waits::kBlock); }
-float warp_xor(float value, int mask) { return machine().exchange(value, mask); }
 std::byte* shared_memory() { return machine().shared(); }
 std::byte* scratch(const Stream&, int64_t bytes) {
   thread_local std::vector<std::byte> room;
@@ -196,5 +209,22 @@ void run_grid(const LaunchShape& shape, const std::function<void()>& thread) {
   if (shape.blocks > 0) machine().run(shape, thread);
 }
 void shuffle_threads(uint64_t seed) { machine().reseed(seed); }
+
+const Shown* meet(const Shown& mine) { return machine().meet(mine); }
+
+void copy_async(std::byte* to, const std::byte* from, bool there) {
+  std::fill(to, to + kCopyBytes, std::byte{0xff});
+  machine().fiber().copies.back().push_back({to, there ? from : nullptr});
+}
+void end_copy_group() { machine().fiber().copies.emplace_back(); }
+void wait_for_copies(size_t newer) {
+  auto& groups = machine().fiber().copies;
+  for (; groups.size() > newer + 1; groups.pop_front()) {
+    for (const Copy& copy : groups.front()) {
+      copy.from == nullptr ? std::fill(copy.to, copy.to + kCopyBytes, std::byte{0})
+                           : void(std::copy(copy.from, copy.from + kCopyBytes, copy.to));
+    }
+  }
+}
 
 }  // namespace rwkv::device

@@ -1,0 +1,245 @@
+// The WKV-7 recurrence in chunks of 16 tokens as matrix products: what forward and backward share.
+// Of a chunk, with g the sum of log w up to and with token t and gamma = exp(g):
+//   R~ = r gamma_t,  A~ = a gamma_{t-1},  K~ = k / gamma_t,  B~ = b / gamma_t        (16 x 64)
+//   A_ab, A_ak = below the diagonal of A~ B~^T, A~ K~^T
+//   A_rb, A_rk = on and below that of R~ B~^T, R~ K~^T                               (16 x 16)
+//   M = (1 - A_ab)^-1, by substitution in float: powers of A_ab grow where keys repeat.
+// 1 / gamma stays below 1.7e4 as w > 0.545. A block of four warps has a head. Warp i loads and
+// scales columns 16 i ... 16 i + 15 of all operands.
+#pragma once
+
+#include "kernels/cuda/wkv7_fragments.h"
+#include "kernels/cuda/wkv7_ops.h"
+
+namespace rwkv::cuda {
+
+inline constexpr int kChunk = 16, kChunkHead = 64, kChunkThreads = 128;
+
+// What these kernels take; the others are for the rest.
+inline bool wkv7_in_chunks(const Wkv7Sequence& in) {
+  return in.k.dtype == DType::kBF16 && in.k.shape[3] == kChunkHead && in.tile == 0 &&
+         in.overlap == 0 && in.starts.empty();
+}
+
+// Bytes of saved states: before each chunk, in bf16.
+inline constexpr int64_t kChunkStateBytes = kChunkHead * kChunkHead * 2;
+inline constexpr int64_t wkv7_chunk_saved_bytes(int64_t batch, int64_t heads, int64_t tokens) {
+  return batch * heads * ((tokens + kChunk - 1) / kChunk) * kChunkStateBytes;
+}
+
+// Bytes of shared matrices.
+inline constexpr int kTokensBytes = kChunk * Rows64::kRowBytes;        // 16 x 64 bf16
+inline constexpr int kDecaysBytes = kChunk * Floats64::kRowBytes;      // 16 x 64 float
+inline constexpr int kBlockBytes = kChunk * Rows16::kRowBytes;         // 16 x 16 bf16
+inline constexpr int kSquareBytes = kChunkHead * Blocks64::kRowBytes;  // 64 x 64 bf16
+inline constexpr int kInverseBytes = kChunk * kChunk * 4;
+
+// The operands of a chunk, kTokensBytes apart, and its blocks, kBlockBytes apart.
+enum { kR, kK, kA, kB, kScaled };
+enum { kM, kAk, kRb, kRk, kBlocks };
+
+// The warp's columns of a chunk's tokens: where the first is, from one to the next, and how many
+// there are.
+struct OwnTokens {
+  int64_t first;
+  int stride, count, lane;
+
+  // Of an element of a row of the warp's columns.
+  RWKV_DEVICE int64_t at(int row, int column) const { return first + row * stride + column; }
+};
+
+struct HeadTokens {
+  int64_t first, count;
+  int stride;
+
+  RWKV_DEVICE HeadTokens(const Wkv7Input<Half>& in, int64_t bh)
+      : first(in.at(bh, 0, kChunkHead) + 16 * warp_index()),
+        count(in.tokens),
+        stride(static_cast<int>(in.heads) * kChunkHead) {}
+  RWKV_DEVICE int64_t chunks() const { return (count + kChunk - 1) / kChunk; }
+  RWKV_DEVICE OwnTokens own(int64_t chunk) const {
+    const int64_t left = count - chunk * kChunk;
+    return {device::opaque(first + chunk * kChunk * stride), stride,
+            left < kChunk ? static_cast<int>(left) : kChunk, device::opaque(lane_index())};
+  }
+};
+
+// On their way into shared memory; zeros behind the end.
+RWKV_DEVICE void fetch_tokens(const OwnTokens& own, const Half* from, std::byte* to) {
+  const int row = own.lane / 2, column = own.lane % 2 * 8;
+  const bool there = row < own.count;
+  const Half* p = from + (there ? own.at(row, column) : own.first);
+  device::copy_async(to + Rows64::offset(row, 16 * warp_index() + column),
+                     reinterpret_cast<const std::byte*>(p), there);
+}
+RWKV_DEVICE void fetch_decays(const OwnTokens& own, const float* from, std::byte* to) {
+  RWKV_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    const int row = own.lane / 4 + 8 * i, column = own.lane % 4 * 4;
+    const bool there = row < own.count;
+    const float* p = from + (there ? own.at(row, column) : own.first);
+    device::copy_async(to + Floats64::offset(row, 16 * warp_index() + column),
+                       reinterpret_cast<const std::byte*>(p), there);
+  }
+}
+
+// A 16 x 16 block to the tokens that there are. Neighbours trade words, so that four of them write
+// 32 bytes.
+RWKV_DEVICE void write_tokens(const Fragment& f, const OwnTokens& own, Half* to) {
+  const bool odd = lane_index() % 2 != 0;
+  const int column = lane_index() % 2 * 8 + lane_index() % 4 / 2 * 4;
+  RWKV_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const uint32_t left = f.x[h], right = f.x[2 + h];
+    const uint32_t other = device::warp_xor_bits(odd ? left : right, 1);
+    const int row = own_row() + 8 * h;
+    if (row >= own.count) continue;
+    *reinterpret_cast<Words2*>(to + own.at(row, column)) =
+        odd ? Words2{{other, right}} : Words2{{left, other}};
+  }
+}
+// A thread's own elements of such a block; zero where there is no token.
+RWKV_DEVICE Fragment read_tokens(const OwnTokens& own, const Half* from) {
+  Fragment f;
+  RWKV_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const int row = own_row() + i % 2 * 8, column = own_column() + i / 2 * 8;
+    f.x[i] = row < own.count ? *reinterpret_cast<const uint32_t*>(from + own.at(row, column)) : 0u;
+  }
+  return f;
+}
+
+// gamma of 4 keys at 2 tokens, before and after each, and 1 / gamma.
+struct Gammas {
+  float before[2][4], after[2][4], inverse[2][4];
+};
+
+// Thread l has tokens 2 (l / 4) and the next, keys 4 (l % 4) ... of the warp's.
+RWKV_DEVICE Gammas gammas(const std::byte* w_raw, int tokens, int lane) {
+  const int group = lane / 4, column = 16 * warp_index() + lane % 4 * 4;
+  float logs[2][4], sum[4];
+  RWKV_UNROLL
+  for (int t = 0; t < 2; ++t) {
+    const auto w = as<Floats4>(w_raw + Floats64::offset(2 * group + t, column));
+    const float scale = 2 * group + t < tokens ? -static_cast<float>(kDecayScale) : 0.0f;
+    RWKV_UNROLL
+    for (int i = 0; i < 4; ++i) logs[t][i] = scale * device::fast_sigmoid(w.x[i]);
+  }
+  RWKV_UNROLL
+  for (int i = 0; i < 4; ++i) sum[i] = logs[0][i] + logs[1][i];
+  RWKV_UNROLL
+  for (int step = 1; step < 8; step *= 2) {
+    RWKV_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const float other = device::warp_read(sum[i], (lane - 4 * step) & (kWarp - 1));
+      if (group >= step) sum[i] += other;
+    }
+  }
+  Gammas g;
+  RWKV_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const float middle = sum[i] - logs[1][i];
+    g.before[0][i] = device::fast_exp(middle - logs[0][i]);
+    g.before[1][i] = g.after[0][i] = device::fast_exp(middle);
+    g.after[1][i] = device::fast_exp(sum[i]);
+    g.inverse[0][i] = device::fast_exp(-middle);
+    g.inverse[1][i] = device::fast_exp(-sum[i]);
+  }
+  return g;
+}
+
+RWKV_DEVICE Words2 times(const Words2& x, const float (&by)[4]) {
+  return {{device::pack_bf16(low_half(x.x[0]) * by[0], high_half(x.x[0]) * by[1]),
+           device::pack_bf16(low_half(x.x[1]) * by[2], high_half(x.x[1]) * by[3])}};
+}
+
+// The warp's columns of R~, K~, A~, B~ from r, k, a, b; `scaled` may be `raw`. Returns the decays,
+// for whoever keeps some.
+RWKV_DEVICE Gammas scale_operands(const std::byte* raw, const std::byte* w_raw, int tokens,
+                                  std::byte* scaled) {
+  const int lane = device::opaque(lane_index());
+  const Gammas g = gammas(w_raw, tokens, lane);
+  RWKV_UNROLL
+  for (int t = 0; t < 2; ++t) {
+    const int at = Rows64::offset(lane / 4 * 2 + t, 16 * warp_index() + lane % 4 * 4);
+    RWKV_UNROLL
+    for (int i = 0; i < kScaled; ++i) {
+      const int place = i * kTokensBytes + at;
+      as<Words2>(scaled + place) = times(as<Words2>(raw + place), i == kR   ? g.after[t]
+                                                                  : i == kA ? g.before[t]
+                                                                            : g.inverse[t]);
+    }
+  }
+  return g;
+}
+
+// Thread l has column l % 16 of M: x <- (1 - A)^-1 x, row after row. `columns`: A, column by
+// column, in float.
+RWKV_DEVICE void substitute(const std::byte* columns, float (&x)[kChunk]) {
+  RWKV_UNROLL
+  for (int i = 0; i < kChunk; ++i) x[i] = lane_index() % kChunk == i ? 1.0f : 0.0f;
+  RWKV_UNROLL
+  for (int l = 0; l + 1 < kChunk; ++l) {
+    RWKV_UNROLL
+    for (int part = (l + 1) / 4; part < 4; ++part) {
+      const auto a = as<Floats4>(columns + l * kChunk * 4 + part * 16);
+      RWKV_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        if (part * 4 + i > l) x[part * 4 + i] += a.x[i] * x[l];
+      }
+    }
+  }
+}
+
+// M from A_ab, by one warp. `scratch`: kInverseBytes of its own.
+RWKV_DEVICE void invert(const Sums& ab, std::byte* scratch, std::byte* m) {
+  RWKV_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    const int n = i / 4, h = i / 2 % 2, e = i % 2;
+    as<float>(scratch + ((own_column() + 8 * n + e) * kChunk + own_row() + 8 * h) * 4) =
+        ab.c[n][2 * h + e];
+  }
+  device::sync_warp();
+  float x[kChunk];
+  substitute(scratch, x);
+  // Lanes 16 ... 31 have the same columns as 0 ... 15 and write the lower rows.
+  const bool upper = lane_index() < kChunk;
+  RWKV_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    const int row = upper ? i : i + 8;
+    store(&as<Half>(m + Rows16::offset(row, lane_index() % kChunk)), upper ? x[i] : x[i + 8]);
+  }
+}
+
+RWKV_DEVICE Sums lower_triangle(const Sums& s, bool with_diagonal) {
+  Sums kept;
+  const int corner = device::opaque(own_row() - own_column());
+  RWKV_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    const int n = i / 4, h = i / 2 % 2, e = i % 2;
+    const int below = corner + 8 * h - 8 * n - e;
+    kept.c[n][2 * h + e] = below > 0 || (below == 0 && with_diagonal) ? s.c[n][2 * h + e] : 0;
+  }
+  return kept;
+}
+
+// The chunk's blocks, one by each warp.
+RWKV_DEVICE void make_blocks(const std::byte* scaled, std::byte* scratch, std::byte* blocks) {
+  const int block = warp_index();
+  const bool of_r = block == kRb || block == kRk, with_k = block == kAk || block == kRk;
+  const std::byte* left = scaled + (of_r ? kR : kA) * kTokensBytes;
+  const std::byte* right = scaled + (with_k ? kK : kB) * kTokensBytes;
+  Sums s = zero_sums();
+  RWKV_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    add_product(s, load_block<Rows64>(left, 0, 16 * j), load_block<Rows64>(right, 0, 16 * j));
+  }
+  s = lower_triangle(s, of_r);
+  if (block == kM) {
+    invert(s, scratch, blocks + kM * kBlockBytes);
+  } else {
+    store_block<Rows16>(blocks + block * kBlockBytes, 0, 0, rounded(s));
+  }
+}
+
+}  // namespace rwkv::cuda

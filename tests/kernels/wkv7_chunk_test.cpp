@@ -1,0 +1,250 @@
+// The recurrence of heads of 64 in bf16, where the CUDA kernels work on chunks of tokens as matrix
+// products, against the reference in double: lengths around chunks' edges, and the decays and keys
+// that are hard on it.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <optional>
+
+#include "tests/kernels/tested_backends.h"
+#include "tests/support/tensors.h"
+#include "tests/support/tolerance.h"
+
+namespace rwkv {
+namespace {
+
+using namespace test;
+
+constexpr int64_t kBatch = 2, kHeads = 2, kN = 64;
+using Numbers = std::map<std::string, std::vector<double>>;
+
+enum class Keys { kRandom, kRepeated, kFlipped };
+struct Mode {
+  std::string name;
+  Keys keys = Keys::kRandom;
+  std::optional<double> w_raw = {};  // of every channel; empty: random
+};
+const std::vector<Mode> kModes = {{"random"},
+                                  {"decay at the bound", Keys::kRandom, 20.0},
+                                  {"decay near 1", Keys::kRandom, -8.0},
+                                  {"repeated key", Keys::kRepeated, -8.0},
+                                  {"repeated key, either sign", Keys::kFlipped, -8.0}};
+
+// Which of a segment's ends are there.
+struct Ends {
+  bool s_in, s_out, ds_out, ds_in;
+};
+constexpr Ends kAll{true, true, true, true}, kNone{false, false, false, false};
+
+// The removal key of each token and head: unit vectors.
+std::vector<double> unit_keys(const Mode& mode, int64_t tokens) {
+  std::vector<double> keys = normals("kk", kBatch * tokens * kHeads * kN);
+  const std::vector<double> sign = normals("sign", kBatch * tokens * kHeads);
+  for (int64_t row = 0; row < kBatch * tokens * kHeads; ++row) {
+    double* key = keys.data() + row * kN;
+    const double* from = mode.keys == Keys::kRandom ? key : keys.data() + row % kHeads * kN;
+    const bool flips = mode.keys == Keys::kFlipped && sign[static_cast<size_t>(row)] < 0;
+    double norm = 0;
+    for (int64_t j = 0; j < kN; ++j) norm += from[j] * from[j];
+    norm = std::sqrt(norm) * (flips ? -1 : 1);
+    for (int64_t j = 0; j < kN; ++j) key[j] = from[j] / norm;
+  }
+  return keys;
+}
+
+double as_bf16(double x) {
+  return static_cast<double>(static_cast<float>(bf16(static_cast<float>(x))));
+}
+
+// Operands as the tested kernels see them.
+Numbers operands(const Mode& mode, int64_t tokens) {
+  const int64_t count = kBatch * tokens * kHeads * kN;
+  Numbers x;
+  for (const char* name : {"r", "v", "dy", "dr", "dk", "dv"}) x[name] = normals(name, count);
+  x["k"] = normals("k", count, 0.5);
+  x["a"] = unit_keys(mode, tokens);
+  x["b"] = normals("rate", count);
+  for (size_t i = 0; i < x["a"].size(); ++i) {
+    const double rate = mode.keys == Keys::kRandom ? 1 / (1 + std::exp(-x["b"][i])) : 0.999;
+    x["b"][i] = x["a"][i] * rate;
+    x["a"][i] = -x["a"][i];
+  }
+  for (auto& [name, values] : x) {
+    for (double& value : values) value = as_bf16(value);
+  }
+  x["w_raw"] = normals("w_raw", count, 2);
+  for (double& w : x["w_raw"]) w = static_cast<float>(mode.w_raw.value_or(w - 1));
+  x["s_in"] = normals("s_in", kBatch * kHeads * kN * kN, 0.3);
+  x["ds_out"] = normals("ds_out", kBatch * kHeads * kN * kN, 0.1);
+  return x;
+}
+
+// The operands in a backend's types, and what it makes of them.
+template <class T>
+class Recurrence {
+ public:
+  using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+  Recurrence(const Numbers& x, int64_t tokens)
+      : x_(x),
+        tokens_{kBatch, tokens, kHeads, kN},
+        square_{kBatch, kHeads, kN, kN},
+        saved_({kBatch, kHeads, wkv7_saved_states(tokens), kN, kN}) {}
+
+  // `added`: whether dr, dk, dv start from the operands of these names.
+  Numbers forward_and_backward(const Backend& ops, const Ends& ends, bool added) {
+    ops.wkv7_forward({}, {.in = sequence(),
+                          .s_in = ends.s_in ? wide("s_in", square_) : Tensor{},
+                          .y = narrow("y"),
+                          .s_out = ends.s_out ? wide("s_out", square_) : Tensor{},
+                          .s_saved = saved_.view()});
+    if (!added) {
+      for (const char* name : {"dr", "dk", "dv"}) x_.erase(name);
+    }
+    Owned<Acc> scratch({1, wkv7_backward_scratch(kN)});
+    ops.wkv7_backward({}, {.in = sequence(),
+                           .s_saved = saved_.view(),
+                           .dy = narrow("dy"),
+                           .ds_out = ends.ds_out ? wide("ds_out", square_) : Tensor{},
+                           .dr = narrow("dr"),
+                           .dk = narrow("dk"),
+                           .dv = narrow("dv"),
+                           .da = narrow("da"),
+                           .db = narrow("db"),
+                           .dw_raw = wide("dw_raw", tokens_),
+                           .ds_in = ends.ds_in ? wide("ds_in", square_) : Tensor{},
+                           .scratch = scratch.view()});
+    Numbers results;
+    for (const char* name : {"y", "dr", "dk", "dv", "da", "db"}) {
+      results[name] = doubles(narrow_.at(name).view());
+    }
+    for (const char* name : {"s_out", "dw_raw", "ds_in"}) {
+      if (wide_.contains(name)) results[name] = doubles(wide_.at(name).view());
+    }
+    return results;
+  }
+  // s_in through the map of all tokens.
+  std::vector<double> mapped(const Backend& ops) {
+    const Shape maps{1, kBatch, kHeads, kN, kN};
+    Owned<Acc> m(maps), b(maps), out(square_);
+    ops.wkv7_map({}, {sequence(), 0, 1, m.view(), b.view()});
+    ops.wkv7_fold({}, {.m = m.view(),
+                       .add = b.view(),
+                       .first = 0,
+                       .end = 1,
+                       .from = wide("s_in", square_),
+                       .out = out.view()});
+    return doubles(out.view());
+  }
+
+ private:
+  Wkv7Sequence sequence() {
+    return {.r = narrow("r"),
+            .k = narrow("k"),
+            .v = narrow("v"),
+            .a = narrow("a"),
+            .b = narrow("b"),
+            .w_raw = wide("w_raw", tokens_)};
+  }
+  template <class U>
+  Tensor tensor(std::map<std::string, Owned<U>>& all, const std::string& name, const Shape& shape) {
+    if (!all.contains(name)) {
+      all[name] = Owned<U>(shape);
+      if (x_.contains(name)) assign(all[name].view(), x_.at(name));
+    }
+    return all[name].view();
+  }
+  Tensor narrow(const std::string& name) { return tensor(narrow_, name, tokens_); }
+  Tensor wide(const std::string& name, const Shape& shape) { return tensor(wide_, name, shape); }
+
+  Numbers x_;
+  Shape tokens_, square_;
+  std::map<std::string, Owned<T>> narrow_;
+  std::map<std::string, Owned<Acc>> wide_;
+  Owned<Acc> saved_;
+};
+
+// Few tokens: all of a head's outputs share the rounding of a handful of products.
+double limit(const std::string& name, Keys keys, int64_t tokens) {
+  const bool output = name == "y" || name == "s_out";
+  if (output) return tokens > 1 ? tolerance::kBf16Output : tolerance::kBf16Gradient;
+  const bool hard = keys != Keys::kRandom && (name == "da" || name == "db");
+  return hard ? tolerance::kBf16RepeatedKeys : tolerance::kBf16Gradient;
+}
+
+class Wkv7Chunks : public testing::TestWithParam<const Backend*> {
+ protected:
+  static void expect_close(const Mode& mode, int64_t tokens, const Ends& ends, bool added) {
+    SCOPED_TRACE(mode.name + ", " + std::to_string(tokens) + " tokens");
+    const Numbers x = operands(mode, tokens);
+    const Numbers want =
+        Recurrence<double>(x, tokens).forward_and_backward(reference_backend(), ends, added);
+    const Numbers got = Recurrence<bf16>(x, tokens).forward_and_backward(*GetParam(), ends, added);
+    for (const auto& [name, values] : want) {
+      EXPECT_LT(distance(got.at(name), values), limit(name, mode.keys, tokens)) << name;
+    }
+  }
+};
+
+TEST_P(Wkv7Chunks, LengthsAroundAChunk) {
+  for (const int64_t tokens : {1, 15, 16, 17, 64, 100}) {
+    for (const Ends& ends : {kAll, kNone}) expect_close(kModes[0], tokens, ends, false);
+  }
+}
+
+TEST_P(Wkv7Chunks, HardDecaysAndKeys) {
+  for (const Mode& mode : kModes) expect_close(mode, 100, kAll, false);
+}
+
+TEST_P(Wkv7Chunks, EachEndMayBeAbsent) {
+  for (int absent = 0; absent < 4; ++absent) {
+    expect_close(kModes[2], 33, {absent != 0, absent != 1, absent != 2, absent != 3}, false);
+  }
+}
+
+TEST_P(Wkv7Chunks, GradientsOfTheBonusAreKept) { expect_close(kModes[0], 40, kAll, true); }
+
+TEST_P(Wkv7Chunks, AMapTakesTheStateOverAllTokens) {
+  for (const int64_t tokens : {1, 40}) {
+    const Numbers x = operands(kModes[2], tokens);
+    const auto want = Recurrence<double>(x, tokens)
+                          .forward_and_backward(reference_backend(), kAll, false)
+                          .at("s_out");
+    EXPECT_LT(distance(Recurrence<bf16>(x, tokens).mapped(*GetParam()), want),
+              tolerance::kBf16Output);
+  }
+}
+
+// What a test of closeness would miss must be far away.
+TEST(Wkv7ChunksReference, EachOperandMatters) {
+  constexpr int64_t kTokens = 40;
+  const Numbers x = operands(kModes[0], kTokens);
+  const Numbers want =
+      Recurrence<double>(x, kTokens).forward_and_backward(reference_backend(), kAll, false);
+  for (const char* name : {"r", "k", "v", "a", "b", "w_raw", "s_in"}) {
+    Numbers other = x;
+    for (double& value : other.at(name)) value *= 0.8;
+    const Numbers got =
+        Recurrence<double>(other, kTokens).forward_and_backward(reference_backend(), kAll, false);
+    double largest = 0;
+    for (const auto& [result, values] : want) {
+      largest = std::max(largest,
+                         distance(got.at(result), values) / limit(result, Keys::kRandom, kTokens));
+    }
+    EXPECT_GT(largest, 2) << name;
+  }
+}
+
+std::vector<const Backend*> with_bf16() {
+  std::vector<const Backend*> all;
+  for (const Backend* ops : tested_backends()) {
+    if (ops->bf16) all.push_back(ops);
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Wkv7Chunks, testing::ValuesIn(with_bf16()),
+                         [](const auto& chosen) { return test_name(*chosen.param); });
+
+}  // namespace
+}  // namespace rwkv
