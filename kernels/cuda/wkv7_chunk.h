@@ -26,6 +26,22 @@ inline constexpr int64_t kChunkStateBytes = kChunkHead * kChunkHead * 2;
 inline constexpr int64_t wkv7_chunk_saved_bytes(int64_t batch, int64_t heads, int64_t tokens) {
   return batch * heads * ((tokens + kChunk - 1) / kChunk) * kChunkStateBytes;
 }
+// There is room for it where s_saved is.
+static_assert(kChunk == kWkv7Saved && kChunkStateBytes <= kChunkHead *
+                                                              wkv7_state_stride(kChunkHead) *
+                                                              int64_t{sizeof(float)});
+
+// All tokens are one tile. Where a map is given and both the state that enters and the one handed
+// on are there, the latter is the former folded: the kernel leaves it to this.
+inline bool chunks_fold(const ConstTensor& m, const ConstTensor& from, const ConstTensor& to) {
+  return !m.empty() && !from.empty() && !to.empty();
+}
+inline void fold_tile(const Stream& stream, const Wkv7Fold& op) {
+  const int64_t heads = op.out.shape[0] * op.out.shape[1];
+  device::launch(stream, {heads, kChunkHead, 0},
+                 Wkv7FoldKernel<kChunkHead>{in<float>(op.m), in<float>(op.add), in<float>(op.from),
+                                            out<float>(op.out), 0, 1, heads, op.transposed});
+}
 
 // Bytes of shared matrices.
 inline constexpr int kTokensBytes = kChunk * Rows64::kRowBytes;        // 16 x 64 bf16

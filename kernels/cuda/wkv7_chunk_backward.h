@@ -335,10 +335,15 @@ struct Wkv7ChunkBackKernel {
 inline void wkv7_chunk_backward(const Stream& stream, const Wkv7Backward& op) {
   using Kernel = Wkv7ChunkBackKernel;
   const Wkv7Input<Half> input(op.in);
-  device::launch(stream, {input.batch * input.heads, kChunkThreads, sizeof(Kernel::Room)},
-                 Kernel{input, op.s_saved.data, in<float>(op.ds_out), in<Half>(op.dy),
-                        out<Half>(op.dr), out<Half>(op.dk), out<Half>(op.dv), out<Half>(op.da),
-                        out<Half>(op.db), out<float>(op.dw_raw), out<float>(op.ds_in)});
+  const bool folds = chunks_fold(op.m, op.ds_out, op.ds_in);
+  device::launch(
+      stream, {input.batch * input.heads, kChunkThreads, sizeof(Kernel::Room)},
+      Kernel{input, op.s_saved.data, in<float>(op.ds_out), in<Half>(op.dy), out<Half>(op.dr),
+             out<Half>(op.dk), out<Half>(op.dv), out<Half>(op.da), out<Half>(op.db),
+             out<float>(op.dw_raw), folds ? nullptr : out<float>(op.ds_in)});
+  if (!folds) return;
+  fold_tile(stream,
+            {.m = op.m, .add = op.c, .transposed = true, .from = op.ds_out, .out = op.ds_in});
 }
 
 }  // namespace rwkv::cuda
