@@ -97,6 +97,8 @@ class Recurrence {
   Numbers forward_and_backward(const Backend& ops, const Ends& ends, bool added) {
     ops.wkv7_forward({}, {.in = sequence(),
                           .s_in = ends.s_in ? wide("s_in", square_) : Tensor{},
+                          .m = maps_.m,
+                          .b = maps_.b,
                           .y = narrow("y"),
                           .s_out = ends.s_out ? wide("s_out", square_) : Tensor{},
                           .s_saved = saved_.view()});
@@ -108,6 +110,8 @@ class Recurrence {
                            .s_saved = saved_.view(),
                            .dy = narrow("dy"),
                            .ds_out = ends.ds_out ? wide("ds_out", square_) : Tensor{},
+                           .m = maps_.m,
+                           .c = maps_.c,
                            .dr = narrow("dr"),
                            .dk = narrow("dk"),
                            .dv = narrow("dv"),
@@ -124,6 +128,46 @@ class Recurrence {
       if (wide_.contains(name)) results[name] = doubles(wide_.at(name).view());
     }
     return results;
+  }
+  // With the maps of all tokens as one tile: what forward and backward hand on, and what folds do.
+  Numbers with_maps(const Backend& ops) {
+    const Shape maps{1, kBatch, kHeads, kN, kN};
+    Owned<Acc> m(maps), b(maps), c(maps), folded(square_), dfolded(square_);
+    ops.wkv7_map({}, {sequence(), 0, 1, m.view(), b.view()});
+    ops.wkv7_map_backward({}, {sequence(), narrow("dy"), 0, 1, c.view()});
+    // Not quite the recurrence's, so that it shows who did not fold.
+    for (Owned<Acc>* add : {&b, &c}) {
+      for (Acc& value : add->values()) value += 1;
+    }
+    maps_ = {m.view(), b.view(), c.view()};
+    Numbers results = forward_and_backward(ops, kAll, false);
+    maps_ = {};
+    ops.wkv7_fold({}, {.m = m.view(),
+                       .add = b.view(),
+                       .first = 0,
+                       .end = 1,
+                       .from = wide("s_in", square_),
+                       .out = folded.view()});
+    ops.wkv7_fold({}, {.m = m.view(),
+                       .add = c.view(),
+                       .first = 0,
+                       .end = 1,
+                       .transposed = true,
+                       .from = wide("ds_out", square_),
+                       .out = dfolded.view()});
+    results["folded"] = doubles(folded.view());
+    results["dfolded"] = doubles(dfolded.view());
+    return results;
+  }
+  // Maps of no tile: what was there stays.
+  std::vector<double> map_of_nothing(const Backend& ops) {
+    const Shape maps{1, kBatch, kHeads, kN, kN};
+    Owned<Acc> m(maps), b(maps);
+    ops.wkv7_map({}, {sequence(), 0, 0, m.view(), b.view()});
+    std::vector<double> both = doubles(m.view());
+    const std::vector<double> more = doubles(b.view());
+    both.insert(both.end(), more.begin(), more.end());
+    return both;
   }
   // s_in through the map of all tokens.
   std::vector<double> mapped(const Backend& ops) {
@@ -159,7 +203,12 @@ class Recurrence {
   Tensor narrow(const std::string& name) { return tensor(narrow_, name, tokens_); }
   Tensor wide(const std::string& name, const Shape& shape) { return tensor(wide_, name, shape); }
 
+  struct Maps {
+    Tensor m = {}, b = {}, c = {};
+  };
+
   Numbers x_;
+  Maps maps_;  // for forward and backward
   Shape tokens_, square_;
   std::map<std::string, Owned<T>> narrow_;
   std::map<std::string, Owned<Acc>> wide_;
@@ -214,6 +263,28 @@ TEST_P(Wkv7Chunks, AMapTakesTheStateOverAllTokens) {
                           .at("s_out");
     EXPECT_LT(distance(Recurrence<bf16>(x, tokens).mapped(*GetParam()), want),
               tolerance::kBf16Output);
+  }
+}
+
+TEST_P(Wkv7Chunks, WithMapsTheStateIsFoldedOverTheOneTile) {
+  constexpr int64_t kTokens = 20;
+  const Numbers x = operands(kModes[0], kTokens);
+  Recurrence<bf16> plain(x, kTokens), mapped(x, kTokens);
+  const Numbers want = plain.forward_and_backward(*GetParam(), kAll, false);
+  const Numbers got = mapped.with_maps(*GetParam());
+  EXPECT_EQ(got.at("s_out"), got.at("folded"));
+  EXPECT_EQ(got.at("ds_in"), got.at("dfolded"));
+  EXPECT_GT(distance(got.at("s_out"), want.at("s_out")), 0.1);
+  EXPECT_GT(distance(got.at("ds_in"), want.at("ds_in")), 0.1);
+  for (const char* name : {"y", "dr", "dk", "dv", "da", "db", "dw_raw"}) {
+    EXPECT_EQ(got.at(name), want.at(name)) << name;
+  }
+}
+
+TEST_P(Wkv7Chunks, NoTileIsNoMap) {
+  const Numbers x = operands(kModes[0], 20);
+  for (const double value : Recurrence<bf16>(x, 20).map_of_nothing(*GetParam())) {
+    ASSERT_EQ(value, 0);
   }
 }
 
