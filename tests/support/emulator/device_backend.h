@@ -1,7 +1,7 @@
 // The host under kernels/cuda/device.h: a block's threads are fibers that take turns, blocks follow
 // one another. A barrier or a shuffle that not all threads reach is an error; between two barriers
-// threads run in an order that changes with the seed, so that what depends on it shows. Races
-// inside hardware, its speed and its memory's limits do not show here.
+// threads run in an order that changes with the seed, some warps far ahead of others, so that what
+// depends on it shows. Races inside hardware, its speed and its memory's limits do not show here.
 #pragma once
 
 #include <cmath>

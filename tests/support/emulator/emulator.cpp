@@ -111,16 +111,32 @@ class Machine {
   void run_block() {
     // What a block finds in its memory is nothing that it may count on.
     std::fill(shared_.begin(), shared_.end(), std::byte{0xff});
+    held_ = 0;
+    rounds_left_ = 0;
     for (int i = 0; i < shape_.threads; ++i) prepare(*fibers_[static_cast<size_t>(i)]);
     while (std::any_of(fibers_.begin(), fibers_.begin() + shape_.threads,
                        [](const auto& fiber) { return !fiber->done; })) {
       std::shuffle(order_.begin(), order_.end(), random_);
+      hold_some_warps();
       bool moved = false;
-      for (const int i : order_) moved = step(i) || moved;
+      for (const int i : order_) moved = (!held(i) && step(i)) || moved;
       moved = release() || moved;
-      if (!moved) throw Error("emulator: threads of a block wait for others that never come");
+      if (!moved && held_ == 0) {
+        throw Error("emulator: threads of a block wait for others that never come");
+      }
+      if (!moved) held_ = 0;
     }
   }
+
+  // For some rounds some warps stand still, so that others run ahead as far as barriers let them:
+  // warps that go in step would not show that one is missing.
+  void hold_some_warps() {
+    if (shape_.threads <= kWarpSize || --rounds_left_ > 0) return;
+    constexpr uint64_t kMostRounds = 256;
+    rounds_left_ = static_cast<int>(random_() % kMostRounds) + 1;
+    held_ = random_();
+  }
+  bool held(int i) const { return (held_ >> (i / kWarpSize) & 1) != 0; }
 
   void prepare(Fiber& fiber) {
     fiber.done = false;
@@ -170,6 +186,8 @@ class Machine {
   std::array<std::vector<Shown>, 2> shown_;
   std::vector<int> order_;
   std::mt19937_64 random_{1};
+  uint64_t held_ = 0;  // a bit a warp
+  int rounds_left_ = 0;
   Place scheduler_;
   int64_t block_ = 0;
   int thread_ = 0;
