@@ -134,9 +134,14 @@ void for_each(const Stream& stream, int64_t count, const F& element) {
                  ForEach<F>{count, element});
 }
 
-// K elements at a time, as many as make a 16-byte access; `element` gets the first one's number.
+// Elements of a 16-byte access.
 template <class T>
 inline constexpr int kRunOf = static_cast<int>(16 / sizeof(T));
+// Whether all of a tensor can be read and written so.
+template <class Byte>
+bool in_whole_runs(const View<Byte>& t) {
+  return t.bytes() % 16 == 0 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
+}
 
 // Calls F<float> or F<Half> by the type of an activation.
 template <template <class> class F, class Op>

@@ -36,7 +36,7 @@ struct ActivationForwardOp {
   static void run(const Stream& stream, const ActivationForward& op) {
     constexpr int K = kRunOf<T>;
     const int64_t n = op.x.elements();
-    if (n % K == 0) {
+    if (in_whole_runs(op.x) && in_whole_runs(op.y)) {
       return for_each(stream, n / K, ActivateRun<T, K>{op.kind, in<T>(op.x), out<T>(op.y)});
     }
     for_each(stream, n, ActivateRun<T, 1>{op.kind, in<T>(op.x), out<T>(op.y)});
@@ -61,7 +61,7 @@ struct ActivationBackwardOp {
   static void run(const Stream& stream, const ActivationBackward& op) {
     constexpr int K = kRunOf<T>;
     const int64_t n = op.x.elements();
-    if (n % K == 0) {
+    if (in_whole_runs(op.x) && in_whole_runs(op.dy) && in_whole_runs(op.dx)) {
       return for_each(stream, n / K,
                       ActivateBackRun<T, K>{op.kind, in<T>(op.x), in<T>(op.dy), out<T>(op.dx)});
     }
