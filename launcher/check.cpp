@@ -13,6 +13,7 @@
 #include "core/plan/param_table.h"
 #include "core/train/calibration.h"
 #include "core/train/console.h"
+#include "core/train/memory_room.h"
 #include "core/train/trainer.h"
 #include "launcher/command.h"
 #include "parallel/agree.h"
@@ -184,7 +185,7 @@ ExitCode check(Context& context, const CheckArguments& arguments) {
   const HostPlace place = host_place(context.world);
   on_root(context.world, [&] {
     const Recipe recipe = load_recipe(arguments.recipe, arguments.overrides);
-    const Machine machine = choose_machine(recipe, place);
+    Machine machine = choose_machine(recipe, place);
     const Model model(complete_model(recipe));
     if (arguments.params) {
       std::fputs(describe(model.params()).c_str(), stdout);
@@ -200,6 +201,8 @@ ExitCode check(Context& context, const CheckArguments& arguments) {
     make_sampler(recipe, *source);
     CheckArguments settled = arguments;
     if (settled.ranks == 0) settled.ranks = context.world.size();
+    machine.tokens_a_pass =
+        fitting_tokens(recipe, machine, plan_mesh(recipe, static_cast<int>(settled.ranks)));
     const Calibration* calibration = measured ? &*measured : nullptr;
     std::fputs(plan_text(recipe, machine, model, settled, calibration).c_str(), stdout);
     std::printf("data     %s\n", source->describe().c_str());

@@ -8,6 +8,7 @@
 #include "core/base/posix_file.h"
 #include "core/config/load.h"
 #include "core/io/checkpoint.h"
+#include "core/train/memory_room.h"
 #include "core/train/training_run.h"
 #include "launcher/command.h"
 #include "parallel/agree.h"
@@ -116,7 +117,9 @@ ExitCode train_on_workers(Context& context, const Recipe& recipe, HostPlace plac
   agree(workers, [&] {
     machine = choose_machine(recipe, place);
     mesh = plan_mesh(recipe, workers.size());
+    machine.tokens_a_pass = fitting_tokens(recipe, machine, mesh);
   });
+  machine.tokens_a_pass = workers.min(machine.tokens_a_pass);
   if (mesh.active() < context.world.size() && context.root()) {
     std::printf("%d ranks, %d with work: %d parked (mpirun -n %d avoids this)\n",
                 context.world.size(), mesh.active(), context.world.size() - mesh.active(),

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/train/console.h"
+#include "core/train/trainer.h"
 
 namespace rwkv {
 
@@ -25,6 +26,32 @@ void require_room(const Memory& memory, const std::vector<Arena::Entry>& entries
       "smaller train.micro_batch or train.chunk, train.recompute=block, train.stash=sqrt, "
       "parallel.shard=optimizer, or more parallel.sequence. The plan:{}",
       memory.name, human_bytes(wanted), human_bytes(free), table));
+}
+
+int64_t fitting_tokens(const Recipe& recipe, const Machine& machine, const MeshShape& mesh) {
+  constexpr int64_t kMost = 65536;
+  const int64_t free = machine.ops->memory->available();
+  if (free < 0 || recipe.train.micro_batch > 0) return machine.tokens_a_pass;
+  const Model model(complete_model(recipe));
+  const bool exact = machine.leaf > 0;
+  const bool shards = recipe.parallel.shard == "optimizer";
+  int64_t store = 0;
+  for (const Arena::Entry& entry : plan_param_store(model.params(), machine.precision, true, exact,
+                                                    shards ? Part{mesh.active(), 0} : Part{})) {
+    store += entry.bytes;
+  }
+  const auto ranks = make_planned(mesh.sequence);
+  const int64_t share = share_of(recipe.train.batch, mesh.data, mesh.data - 1).count();
+  int64_t tokens = kMost;
+  for (; tokens > machine.tokens_a_pass / 8; tokens /= 2) {
+    const int64_t rows = plan_micro_batch(recipe, share, mesh.sequence, tokens);
+    const SequencePlan plan = plan_sequence(recipe, machine, mesh, rows);
+    const SequenceRunner runner(model, plan, *ranks, *machine.ops, false);
+    int64_t planned = store;
+    for (const Arena::Entry& entry : runner.entries()) planned += entry.bytes;
+    if (planned <= free / 10 * 9) break;
+  }
+  return tokens;
 }
 
 }  // namespace rwkv

@@ -69,19 +69,27 @@ struct ActivationBackwardOp {
   }
 };
 
-template <class From, class To>
-struct CastElement {
+template <class From, class To, int K>
+struct CastRun {
   const From* from;
   To* to;
-  RWKV_DEVICE void operator()(int64_t i) const { store(to + i, load(from + i)); }
+  RWKV_DEVICE void operator()(int64_t run) const {
+    float x[K];
+    load_run(from + run * K, x);
+    store_run(to + run * K, x);
+  }
 };
+template <class From, class To>
+void cast_run(const Stream& stream, const Cast& op) {
+  const int64_t n = op.from.elements();
+  if (in_whole_runs(op.from) && in_whole_runs(op.to)) {
+    return for_each(stream, n / 4, CastRun<From, To, 4>{in<From>(op.from), out<To>(op.to)});
+  }
+  for_each(stream, n, CastRun<From, To, 1>{in<From>(op.from), out<To>(op.to)});
+}
 template <class From>
 void cast_from(const Stream& stream, const Cast& op) {
-  const int64_t n = op.from.elements();
-  if (op.to.dtype == DType::kF32) {
-    return for_each(stream, n, CastElement<From, float>{in<From>(op.from), out<float>(op.to)});
-  }
-  for_each(stream, n, CastElement<From, Half>{in<From>(op.from), out<Half>(op.to)});
+  op.to.dtype == DType::kF32 ? cast_run<From, float>(stream, op) : cast_run<From, Half>(stream, op);
 }
 inline void cast(const Stream& stream, const Cast& op) {
   op.from.dtype == DType::kF32 ? cast_from<float>(stream, op) : cast_from<Half>(stream, op);
@@ -231,49 +239,62 @@ struct EmbeddingForwardOp {
   }
 };
 
-// A block has some tokens of the vocabulary and kThreads channels: it looks through all rows and
-// adds those of its tokens, in their order.
-template <class T>
+// A warp has some tokens of the vocabulary and 32 K channels: it looks through all rows, and adds
+// those of its tokens in their order.
+template <class T, int K>
 struct EmbeddingBack {
+  static constexpr int64_t kMostShares = 1024;
+  static constexpr int kWarps = kThreads / kWarp, kAhead = 4;
+
   const int32_t* tokens;
   const T* dout;
   PartialSum to;
-  int64_t rows, width, vocab, share;  // share: tokens of a block
-
-  static constexpr int64_t kMostShares = 1024;
+  int64_t rows, width, shares, share;  // share: tokens of a warp
 
   RWKV_DEVICE void operator()() const {
-    auto* seen = reinterpret_cast<int32_t*>(device::shared_memory());
-    const int64_t across = (width + kThreads - 1) / kThreads;
-    const int64_t c = block_index() % across * kThreads + thread_index();
-    const int64_t low = block_index() / across * share;
-    const int64_t high = low + share < vocab ? low + share : vocab;
-    for (int64_t first = 0; first < rows; first += kThreads) {
-      const int64_t own = first + thread_index();
-      device::sync_block();
-      seen[thread_index()] = own < rows ? tokens[own] : -1;
-      device::sync_block();
-      for (int s = 0; s < kThreads; s += 4) {
-        const Run<int32_t, 4> some = *reinterpret_cast<const Run<int32_t, 4>*>(seen + s);
-        for (int j = 0; j < 4; ++j) {
-          const int64_t token = some.element[j];
-          if (token < low || token >= high || c >= width) continue;
-          to.add(token * width + c, load(dout + (first + s + j) * width + c));
-        }
+    const int lane = thread_index() % kWarp;
+    const int64_t warp = block_index() * kWarps + thread_index() / kWarp;
+    const int64_t c = (warp / shares * kWarp + lane) * K;
+    const auto low = static_cast<uint32_t>(warp % shares * share);
+    if (c - lane * K >= width) return;  // the same for a warp
+    for (int64_t first = 0; first < rows; first += kWarp * kAhead) {
+      uint32_t found[kAhead];
+      for (int j = 0; j < kAhead; ++j) {
+        const int64_t own = first + j * kWarp + lane;
+        const bool there = own < rows;
+        const auto token = static_cast<uint32_t>(there ? tokens[own] : 0);
+        found[j] = device::warp_ballot(there && token - low < static_cast<uint32_t>(share));
       }
+      for (int j = 0; j < kAhead; ++j) add_rows(first + j * kWarp, found[j], c);
+    }
+  }
+
+ private:
+  RWKV_DEVICE void add_rows(int64_t first, uint32_t found, int64_t c) const {
+    for (int64_t r = first; found != 0; found >>= 1, ++r) {
+      if ((found & 1u) == 0 || c >= width) continue;
+      float d[K];
+      load_run(dout + r * width + c, d);
+      for (int j = 0; j < K; ++j) to.add(tokens[r] * width + c + j, d[j]);
     }
   }
 };
+template <class T, int K>
+void embedding_back(const Stream& stream, const EmbeddingBackward& op) {
+  using Kernel = EmbeddingBack<T, K>;
+  const int64_t vocab = op.dtable.sum.shape[0], width = op.dtable.sum.shape[1];
+  const int64_t share = (vocab + Kernel::kMostShares - 1) / Kernel::kMostShares;
+  const int64_t shares = (vocab + share - 1) / share;
+  const int64_t warps = shares * ((width + kWarp * K - 1) / (kWarp * K));
+  device::launch(stream, {(warps + Kernel::kWarps - 1) / Kernel::kWarps, kThreads, 0},
+                 Kernel{in<int32_t>(op.tokens), in<T>(op.dout), PartialSum(op.dtable),
+                        op.tokens.elements(), width, shares, share});
+}
 template <class T>
 struct EmbeddingBackwardOp {
   static void run(const Stream& stream, const EmbeddingBackward& op) {
-    const int64_t vocab = op.dtable.sum.shape[0], width = op.dtable.sum.shape[1];
-    const int64_t share =
-        (vocab + EmbeddingBack<T>::kMostShares - 1) / EmbeddingBack<T>::kMostShares;
-    const int64_t shares = (vocab + share - 1) / share;
-    device::launch(stream, {shares * ((width + kThreads - 1) / kThreads), kThreads, kThreads * 4},
-                   EmbeddingBack<T>{in<int32_t>(op.tokens), in<T>(op.dout), PartialSum(op.dtable),
-                                    op.tokens.elements(), width, vocab, share});
+    op.dtable.sum.shape[1] % 4 == 0 ? embedding_back<T, 4>(stream, op)
+                                    : embedding_back<T, 1>(stream, op);
   }
 };
 

@@ -99,6 +99,7 @@ RWKV_DEVICE int64_t opaque(int64_t value) {
 
 RWKV_DEVICE void sync_warp() { __syncwarp(); }
 RWKV_DEVICE float warp_read(float value, int lane) { return __shfl_sync(0xffffffffu, value, lane); }
+RWKV_DEVICE uint32_t warp_ballot(bool vote) { return __ballot_sync(0xffffffffu, vote); }
 RWKV_DEVICE uint32_t warp_xor_bits(uint32_t value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }

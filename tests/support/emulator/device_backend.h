@@ -67,6 +67,7 @@ T opaque(T value) {
 }
 void sync_warp();
 float warp_read(float value, int lane);
+uint32_t warp_ballot(bool vote);
 uint32_t warp_xor_bits(uint32_t value, int mask);
 
 inline float fast_exp(float x) { return std::exp(x); }

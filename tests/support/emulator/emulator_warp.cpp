@@ -40,6 +40,12 @@ float warp_read(float value, int lane) {
   return float_of(meet({{bits_of(value)}})[lane % kLanes].words[0]);
 }
 float warp_xor(float value, int mask) { return warp_read(value, own_lane() ^ mask); }
+uint32_t warp_ballot(bool vote) {
+  const Shown* shown = meet({{vote ? 1u : 0u}});
+  uint32_t votes = 0;
+  for (int lane = 0; lane < kLanes; ++lane) votes |= shown[lane].words[0] << lane;
+  return votes;
+}
 uint32_t warp_xor_bits(uint32_t value, int mask) {
   return meet({{value}})[own_lane() ^ mask].words[0];
 }
