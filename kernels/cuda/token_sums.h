@@ -17,7 +17,7 @@ struct RowRange {
 // Rows as slabs. Under leaves, all slabs are kLeafSlab rows from the leaf's start, so that a leaf's
 // sum does not depend on what else the pass holds.
 struct Slabs {
-  static constexpr int64_t kLeafSlab = 64, kMost = 512;
+  static constexpr int64_t kLeafSlab = 32, kMost = 512;
 
   int64_t rows, tokens, leaf, first;  // leaf: 0: all rows are one
   int64_t a_sequence, first_leaf;     // leaves of a sequence; the number of row 0's leaf in its own
