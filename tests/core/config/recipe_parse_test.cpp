@@ -223,8 +223,8 @@ TEST(RecipeParse, MistakesInOverridesAreToldWithTheirText) {
             "model.layers=...");
   EXPECT_EQ(error_of({"precision=[bf16"}),
             "precision=[bf16: a key must be a plain name (or a bracket is not closed)");
-  EXPECT_EQ(error_of({"parallel.device=cuda"}),
-            "parallel.device=cuda: parallel.device: not yet: only auto or cpu is built so far");
+  EXPECT_EQ(error_of({"parallel.pipeline=2"}),
+            "parallel.pipeline=2: parallel.pipeline: not yet: only 1 is built so far");
 }
 
 TEST(RecipeParse, AConflictIsToldAtTheKeyThatIsGiven) {
@@ -237,9 +237,9 @@ TEST(RecipeParse, AConflictIsToldAtTheKeyThatIsGiven) {
 }
 
 TEST(RecipeParse, AnOverrideMendsWhatTheFileAsksTooEarly) {
-  const std::string text = std::string(kMinimal) + "parallel: {device: cuda}\n";
+  const std::string text = std::string(kMinimal) + "parallel: {pipeline: 2}\n";
   EXPECT_NE(error_of({}, text), "no error");
-  EXPECT_EQ(parse(text, {"parallel.device=cpu"}).parallel.device, "cpu");
+  EXPECT_EQ(parse(text, {"parallel.pipeline=1"}).parallel.pipeline, 1);
 }
 
 TEST(RecipeParse, AMissingFileIsAnInputError) {
