@@ -1,16 +1,63 @@
 #!/usr/bin/env bash
 # Everything that can be checked on a machine with a GPU, in one command; what it found goes to a report
-# file. What is not built yet is listed as such (docs/measurements/gpu_todo.md).
+# file. What is not built yet: docs/measurements/gpu_todo.md.
 #   scripts/gpu_check.sh [REPORT]        default: gpu-report.txt
+# OFFICIAL=FOLDER: a checkout of RWKV-LM's RWKV-v7/train_temp, measured beside ours (needs PyTorch).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-report=${1:-gpu-report.txt}
+report=$(realpath -m "${1:-gpu-report.txt}")
+"$root/scripts/install-deps.sh" --dev
+cmake -S "$root" --preset release -DRWKV_BENCH=ON
+cmake --build "$root/build/release" --parallel "$jobs"
 set_up_trial
+build=$root/build/release
+bench=$build/bench
+failed=0
+
+# check NAME COMMAND...: one line says how it ended.
+check() {
+  local name=$1
+  shift
+  echo "== $name"
+  if "$@"; then echo "== $name: passed"; else
+    failed=$((failed + 1))
+    echo "== $name: FAILED"
+  fi
+}
+
 {
   date -u +%F
   git -C "$root" rev-parse HEAD 2>/dev/null || echo "no repository here"
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "no nvidia-smi"
   "$program" doctor
-  echo "ops on the device, models on the device, NCCL, benchmarks: not built yet"
+  check "ops" "$build/tests/test_kernels" --gtest_brief=1 '--gtest_filter=*cuda_sm*:Gpu*'
+  check "golden models, trajectory" "$build/tests/test_core_model" --gtest_brief=1 '--gtest_filter=*gpu*:*Gpu*'
+  check "trajectory through the program" "$build/tests/test_launcher" --gtest_brief=1 '--gtest_filter=*OnTheGpu*'
+  check "two ranks on one GPU, NCCL beside the hosts" \
+    mpirun -q --bind-to none -n 2 "$build/tests/nccl_conformance" --share-gpu
+  for link in nccl host; do
+    check "a sequence over two ranks, $link" mpirun -q --bind-to none -n 2 "$program" \
+      "$root/recipes/base.yaml" parallel.device=cuda parallel.share_gpu=true parallel.link=$link \
+      parallel.sequence=2 parallel.data=1 train.steps=12 run.dir="$folder/$link"
+  done
+  check "the same losses over both" diff <(result_of "$program" "$folder/nccl") <(result_of "$program" "$folder/host")
+  check "a training run" "$program" "$root/recipes/base.yaml" parallel.device=cuda run.dir="$folder/base"
+  if command -v compute-sanitizer >/dev/null; then
+    check "memcheck" compute-sanitizer --error-exitcode 1 --tool memcheck "$build/tests/test_kernels" \
+      --gtest_brief=1 '--gtest_filter=*cuda_sm*'
+    check "racecheck" compute-sanitizer --error-exitcode 1 --tool racecheck "$build/tests/test_kernels" \
+      --gtest_brief=1 '--gtest_filter=*Chunk*cuda_sm*'
+  fi
+  check "products and the recurrence" "$bench/gpu_ops" cuda
+  for size in "12 768 16" "24 1024 8" "24 2048 4"; do
+    read -r layers width batch <<<"$size"
+    check "steps of $layers x $width" "$bench/train_step" layers="$layers" width="$width" batch="$batch"
+    if [[ -n ${OFFICIAL:-} ]]; then
+      python3 "$root/bench/official_step.py" "$OFFICIAL" --head_chunk 0 --layers "$layers" \
+        --width "$width" --batch "$batch" || echo "the official model did not run"
+    fi
+  done
+  echo "$failed failed"
 } 2>&1 | tee "$report"
 if ! grep -q 'training runs there' "$report"; then fail "no GPU was found (see $report)"; fi
+grep -qx '0 failed' "$report"
