@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "kernels/each_op.h"
+
 namespace rwkv::bench {
 namespace {
 
@@ -50,17 +52,7 @@ void wrap(Backend& table, Kernel<Op> Backend::*) {
 
 OpProfile::OpProfile(const Backend& ops) : table_(ops) {
   inner = &ops;
-  const auto all = [&]<auto... Members>() { (wrap<Members>(table_, Members), ...); };
-  all.
-  operator()<&Backend::matmul, &Backend::weight_gradient, &Backend::activation_forward,
-             &Backend::activation_backward, &Backend::cast, &Backend::sum_squares,
-             &Backend::embedding_forward, &Backend::embedding_backward,
-             &Backend::layer_norm_forward, &Backend::layer_norm_backward,
-             &Backend::token_shift_forward, &Backend::token_shift_backward, &Backend::halo_forward,
-             &Backend::halo_backward, &Backend::time_mix_in_forward, &Backend::time_mix_in_backward,
-             &Backend::wkv7_map, &Backend::wkv7_forward, &Backend::wkv7_map_backward,
-             &Backend::wkv7_backward, &Backend::wkv7_fold, &Backend::time_mix_out_forward,
-             &Backend::time_mix_out_backward, &Backend::cross_entropy, &Backend::adamw>();
+  each_op([&]<auto Member>() { wrap<Member>(table_, Member); });
 }
 
 const std::map<std::string, OpTime>& OpProfile::times() const { return all_times; }

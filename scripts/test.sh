@@ -112,10 +112,13 @@ export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 launch=()
 if setarch "$(uname -m)" -R true 2>/dev/null; then launch=(setarch "$(uname -m)" -R); fi
 
+nvcc=$(command -v nvcc || compgen -G "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" || true)
+
 if $full; then
   if build release; then run_tests release; fi
   if build asan; then run_tests asan -LE 'gpu|slurm'; fi
   sanitized tsan parallel
+  if [[ -n $nvcc ]]; then step "registers of the CUDA kernels" "$root/scripts/kernel_table.sh" --check; fi
   step "layout of the sources" "$root/scripts/format.sh" --check
   step "clang-tidy" "$root/scripts/tidy.sh"
   for check in "$root"/scripts/check_*.sh; do
@@ -123,6 +126,7 @@ if $full; then
   done
 else
   if build release; then run_tests release -LE long; fi
+  if [[ -n $nvcc ]]; then step "registers of the CUDA kernels" "$root/scripts/kernel_table.sh" --check; fi
   sanitized asan core/base core/config core/plan core/data core/io kernels
   sanitized tsan parallel
 fi

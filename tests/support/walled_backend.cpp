@@ -1,5 +1,6 @@
 #include "tests/support/walled_backend.h"
 
+#include "kernels/each_op.h"
 #include "tests/support/walled_memory.h"
 
 namespace rwkv::test {
@@ -21,17 +22,7 @@ Backend make_table() {
   Backend t = cpu_backend();
   t.name = "walled cpu";
   t.memory = &walled_memory();
-  const auto all = [&]<auto... Members>() { (wall<Members>(t, Members), ...); };
-  all.
-  operator()<&Backend::matmul, &Backend::weight_gradient, &Backend::activation_forward,
-             &Backend::activation_backward, &Backend::cast, &Backend::sum_squares,
-             &Backend::embedding_forward, &Backend::embedding_backward,
-             &Backend::layer_norm_forward, &Backend::layer_norm_backward,
-             &Backend::token_shift_forward, &Backend::token_shift_backward, &Backend::halo_forward,
-             &Backend::halo_backward, &Backend::time_mix_in_forward, &Backend::time_mix_in_backward,
-             &Backend::wkv7_map, &Backend::wkv7_forward, &Backend::wkv7_map_backward,
-             &Backend::wkv7_backward, &Backend::wkv7_fold, &Backend::time_mix_out_forward,
-             &Backend::time_mix_out_backward, &Backend::cross_entropy, &Backend::adamw>();
+  each_op([&]<auto Member>() { wall<Member>(t, Member); });
   return t;
 }
 

@@ -1,6 +1,7 @@
 #include "tests/support/gpu/gpu_backend.h"
 
 #include "kernels/cuda_library.h"
+#include "kernels/each_op.h"
 #include "tests/support/gpu/shared_new.h"
 
 namespace rwkv::test {
@@ -28,17 +29,7 @@ void wrap(Backend& table, Kernel<Op> Backend::*) {
 Backend make_table() {
   Backend t = *cuda_library().backend;
   t.memory = &host_memory();
-  const auto all = [&]<auto... Members>() { (wrap<Members>(t, Members), ...); };
-  all.
-  operator()<&Backend::matmul, &Backend::weight_gradient, &Backend::activation_forward,
-             &Backend::activation_backward, &Backend::cast, &Backend::sum_squares,
-             &Backend::embedding_forward, &Backend::embedding_backward,
-             &Backend::layer_norm_forward, &Backend::layer_norm_backward,
-             &Backend::token_shift_forward, &Backend::token_shift_backward, &Backend::halo_forward,
-             &Backend::halo_backward, &Backend::time_mix_in_forward, &Backend::time_mix_in_backward,
-             &Backend::wkv7_map, &Backend::wkv7_forward, &Backend::wkv7_map_backward,
-             &Backend::wkv7_backward, &Backend::wkv7_fold, &Backend::time_mix_out_forward,
-             &Backend::time_mix_out_backward, &Backend::cross_entropy, &Backend::adamw>();
+  each_op([&]<auto Member>() { wrap<Member>(t, Member); });
   return t;
 }
 
