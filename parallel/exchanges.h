@@ -61,4 +61,8 @@ std::unique_ptr<StateExchange> make_two_level_exchange(Communicator&, const Back
                                                        const ExchangeLayout&, Arena&,
                                                        int node_size);
 
+// On one rank, without tiles: the recurrence goes from segment to segment as through one sequence.
+std::unique_ptr<StateExchange> make_pass_on_exchange(Communicator&, const Backend&,
+                                                     const ExchangeLayout&, Arena&);
+
 }  // namespace rwkv

@@ -128,6 +128,7 @@ std::unique_ptr<StateExchange> make_exchange(const ExchangeKind& kind, Communica
                                              const Backend& ops, const ExchangeLayout& layout,
                                              Arena& arena) {
   const ExchangeKind chosen = kind.chosen(sequence.size());
+  if (chosen.name == "pass_on") return make_pass_on_exchange(sequence, ops, layout, arena);
   if (chosen.name == "gather") return make_gather_exchange(sequence, ops, layout, arena);
   if (chosen.name == "ring") return make_ring_exchange(sequence, ops, layout, arena);
   require(chosen.name == "two_level" && sequence.size() % chosen.node == 0,

@@ -67,6 +67,9 @@ class StateExchange {
   virtual void send_adjoints(const Stream&, int64_t layer, ConstTensor m, ConstTensor c) = 0;
   virtual void receive_gradient(const Stream&, int64_t layer, Tensor ds_out) = 0;
   virtual void poll() = 0;
+  // One rank whose recurrence runs through: no maps are wanted. What leaves a segment is left in
+  // carried(), and the gradient of what enters it in dcarried(), by the recurrence itself.
+  virtual bool passes_on() const { return false; }
 
   // Bytes that this rank has sent, on all communicators that the exchange uses.
   virtual int64_t sent_bytes() const { return comm_.sent_bytes(); }
@@ -117,8 +120,8 @@ class StateExchange {
   std::unique_ptr<Ticket> halo_ticket_;
 };
 
-// How states travel: auto | gather | ring | two_level (`node` ranks that follow one another are a
-// node, and divide the ranks).
+// How states travel: auto | gather | ring | two_level; pass_on: on one rank (`node` ranks that
+// follow one another are a node, and divide the ranks).
 struct ExchangeKind {
   std::string name = "auto";
   int node = 1;

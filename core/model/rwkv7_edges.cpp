@@ -12,7 +12,8 @@ struct Tiles {
   int64_t first, end;
   Tiles(const Pass& pass, int64_t tiles, bool starts_from_zero, bool ends_here)
       : first(0), end(tiles) {
-    if (pass.exchange != nullptr || pass.all_maps) return;
+    const bool neighbours = pass.exchange != nullptr && !pass.exchange->passes_on();
+    if (neighbours || pass.all_maps) return;
     if (starts_from_zero) first = 1;
     if (ends_here) end = tiles - 1;
     if (pass.tile == 0) end = first;  // the recurrence runs through

@@ -110,7 +110,8 @@ void SequenceRunner::bind_edges(Arena& arena) {
   for (int64_t i = 0; i < plan_.block(); ++i) slots_.push_back(take_states(arena, "stash"));
   if (plan_.handing.state) {
     const int64_t stashed = arena.peak();
-    exchange_ = make_exchange(plan_.exchange, sequence_, ops_,
+    const bool alone = sequence_.size() == 1 && m.tile == 0 && plan_.segments.overlap == 0;
+    exchange_ = make_exchange(alone ? ExchangeKind{"pass_on", 1} : plan_.exchange, sequence_, ops_,
                               exchange_layout(plan_, model_.config()), arena);
     const int64_t exchanging = arena.peak();
     snapshots_ =
@@ -178,8 +179,8 @@ void SequenceRunner::begin_group(int64_t group) {
                           tile > 0 ? wkv7_tiles(tokens, tile) : 1});
 }
 
-// The workspace for a segment, its edges bound.
-Workspace& SequenceRunner::enter(const Segment& segment, int64_t slot) {
+// The workspace for a segment, its edges bound. talks: what leaves it is to be handed on.
+Workspace& SequenceRunner::enter(const Segment& segment, int64_t slot, bool talks) {
   Workspace& ws = *workspaces_.at(segment.tokens());
   if (plan_.whole()) {
     if (plan_.leaves) model_.reset(ws);
@@ -200,6 +201,12 @@ Workspace& SequenceRunner::enter(const Segment& segment, int64_t slot) {
       const bool ends_here = i == kState && segment.last;
       ws.dleaving[l][i] = gradient && !ends_here ? dleaving_[i] : Tensor{};
       ws.dentering[l][i] = gradient ? dentering_[i] : Tensor{};
+    }
+    if (!passes_on()) continue;
+    const auto layer = static_cast<int64_t>(l);
+    if (talks && !segment.last) ws.leaving[l][kState] = exchange_->carried(layer)[kState];
+    if (gradient && !starts_from_zero) {
+      ws.dentering[l][kState] = exchange_->dcarried(layer)[kState];
     }
   }
   return ws;
@@ -239,7 +246,7 @@ Pass SequenceRunner::pass_of(const Pass& pass, const Segment& segment, const Bat
                              bool talks) const {
   Pass own = pass;
   own.exchange = talks ? exchange_.get() : nullptr;
-  own.all_maps = exchanges();
+  own.all_maps = exchanges() && !passes_on();
   own.overlap = segment.end - segment.handed;
   own.starts = batch.starts;
   return own;
@@ -255,7 +262,7 @@ void SequenceRunner::run_forward(const Pass& pass, const ParamStore& store, cons
     if (talks) exchange_->absent_forward(pass.stream);
     return;
   }
-  Workspace& ws = enter(*segment, slot);
+  Workspace& ws = enter(*segment, slot, talks);
   const Batch own = cut(*segment, batch);
   model_.forward(pass_of(pass, *segment, own, talks), store, ws, own.tokens);
 }
@@ -269,7 +276,7 @@ void SequenceRunner::run_backward(const Pass& pass, const ParamStore& store, con
     if (talks) exchange_->absent_backward(pass.stream);
     return;
   }
-  Workspace& ws = enter(*segment, slot);
+  Workspace& ws = enter(*segment, slot, false);
   const Batch own = cut(*segment, batch);
   model_.loss_backward(pass_of(pass, *segment, own, talks), store, ws, own, l2wrap);
   show(visit, pass, *segment, ws, batch, {});

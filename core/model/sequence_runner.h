@@ -78,7 +78,8 @@ class SequenceRunner {
   void begin_sequence();
   void run_both(const Pass&, const ParamStore&, const Batch&, double l2wrap, const Visit&);
   void begin_group(int64_t group);
-  Workspace& enter(const Segment&, int64_t slot);
+  Workspace& enter(const Segment&, int64_t slot, bool talks);
+  bool passes_on() const { return exchanges() && exchange_->passes_on(); }
   Batch cut(const Segment&, const Batch&);
   Batch cut_on_host(const Segment&, const Batch&);
   bool copies_batch() const { return !plan_.whole() || !ops_.memory->host; }
