@@ -157,8 +157,9 @@ std::string plan_text(const Recipe& recipe, const Machine& machine, const Model&
     text += forecast_text(recipe, machine, model, mesh, runner.plan(), passes, *measured,
                           arguments.hosts);
   }
+  const int threads = machine.link.device >= 0 ? machine.cores : machine.threads;
   text += fmt::format("compute  {} · {} · {} thread{} a rank\n", machine.precision_name,
-                      machine.numerics, machine.threads, machine.threads == 1 ? "" : "s");
+                      machine.numerics, threads, threads == 1 ? "" : "s");
   if (!machine.note.empty()) text += "note     " + machine.note + "\n";
   return text + "memory   a rank\n" + memory_text(recipe, machine, model, runner, mesh.active());
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/base/error.h"
+#include "core/train/job.h"
 #include "parallel/communicator.h"
 
 namespace rwkv {
@@ -40,9 +41,9 @@ void add_not_yet(CLI::App&, CommandAction& chosen);
 // CommandAction that prints help for --help.
 CommandAction parse_command_line(const std::vector<std::string>& arguments);
 
-// "rwkv-dist 0.1.0 (release, CPU build)"
+// "rwkv-dist 0.1.0 (release, CPU and CUDA build)"
 std::string program_line();
 // "host · 2 ranks x 1 thread · avx512 · ..."
-std::string host_line(Communicator& world, int active_ranks, int threads, std::string_view isa);
+std::string host_line(Communicator& world, int active_ranks, const Machine&);
 
 }  // namespace rwkv

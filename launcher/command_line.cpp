@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/config/load.h"
+#include "kernels/cuda_library.h"
 #include "launcher/command.h"
 
 namespace rwkv {
@@ -27,15 +28,19 @@ std::string first_line(const std::string& text) { return text.substr(0, text.fin
 }  // namespace
 
 std::string program_line() {
-  return fmt::format("rwkv-dist {} ({}, CPU build)", kVersion, RWKV_BUILD_TYPE);
+  return fmt::format("rwkv-dist {} ({}, {} build)", kVersion, RWKV_BUILD_TYPE, RWKV_BACKENDS);
 }
 
-std::string host_line(Communicator& world, int active_ranks, int threads, std::string_view isa) {
+std::string host_line(Communicator& world, int active_ranks, const Machine& machine) {
   char host[256] = "host";
   gethostname(host, sizeof host - 1);
-  return fmt::format("{} · {} rank{} x {} thread{} · {} · {}", host, active_ranks,
-                     active_ranks == 1 ? "" : "s", threads, threads == 1 ? "" : "s", isa,
-                     world.name());
+  const int threads = machine.threads;
+  const std::string where =
+      machine.link.device >= 0
+          ? fmt::format("one GPU ({})", cuda_library().device)
+          : fmt::format("{} thread{} · {}", threads, threads == 1 ? "" : "s", machine.ops->isa);
+  return fmt::format("{} · {} rank{} x {} · {}", host, active_ranks, active_ranks == 1 ? "" : "s",
+                     where, world.name());
 }
 
 CommandAction parse_command_line(const std::vector<std::string>& arguments) {

@@ -104,7 +104,7 @@ ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine
       stdout,
       isatty(STDOUT_FILENO) == 1 && !under_launcher(),  // mpirun gives a pty always
       program_line(),
-      host_line(context.world, mesh.active(), machine.threads, machine.ops->isa),
+      host_line(context.world, mesh.active(), machine),
       command_again(context, recipe)};
   return run_training(*trainer, machine, ranks, setup);
 }
