@@ -92,8 +92,8 @@ class Model {
   const std::vector<ParamSpec>& params() const { return specs_; }
   size_t layers() const { return blocks_.size(); }
   const Block& block(size_t layer) const { return *blocks_[layer]; }
-  // Rows of the head and loss computed at a time: depends on the vocabulary alone, but for a leaf
-  // that is longer.
+  // Rows of the head and loss computed at a time: depends on the vocabulary and on whether the
+  // memory is a host's, but for a leaf that is longer.
   int64_t head_rows(int64_t leaf, const Memory&) const;
   std::vector<Carry> carries(size_t layer) const { return blocks_[layer]->carries(); }
 

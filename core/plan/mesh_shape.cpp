@@ -7,8 +7,6 @@
 #include "core/base/error.h"
 
 namespace rwkv {
-namespace {}  // namespace
-
 MeshShape plan_mesh(const Recipe& recipe, int ranks) {
   const ParallelConfig& given = recipe.parallel;
   MeshShape mesh;

@@ -32,9 +32,9 @@ struct Share {
 };
 Share share_of(int64_t batch, int groups, int group);
 
-// Sequences a pass: the recipe's, or as many as hold about 8,192 tokens, evened out over the
-// passes.
 inline constexpr int64_t kTokensAPass = 8192;
+// Sequences a pass: the recipe's, or as many as hold about `tokens_a_pass`, evened out over the
+// passes.
 int64_t plan_micro_batch(const Recipe&, int64_t share, int sequence = 1,
                          int64_t tokens_a_pass = kTokensAPass);
 
