@@ -8,18 +8,21 @@ namespace rwkv {
 Optimizer::Optimizer(const OptimizerConfig& config, ParamStore& store)
     : config_(config),
       store_(store),
-      squares_(static_cast<int64_t>(store.size()) * 8, store.memory()),
+      squares_((store.exact() ? static_cast<int64_t>(store.size()) : 1) * 8, store.memory()),
       on_host_(squares_.bytes()) {}
 
 double Optimizer::norm(const Pass& pass, double scale) {
   // Floats lie in one piece; fixed point has a unit a parameter.
-  const auto count = store_.exact() ? static_cast<int64_t>(store_.size()) : 1;
+  const int64_t count = squares_.bytes() / 8;
   const Tensor squares{squares_.data(), DType::kF64, {count}};
-  if (!store_.exact()) pass.ops.sum_squares(pass.stream, {store_.all_gradients(), squares, 1});
-  for (int64_t i = 0; store_.exact() && i < count; ++i) {
-    const auto param = static_cast<size_t>(i);
-    pass.ops.sum_squares(pass.stream,
-                         {store_.grad(param), squares.rows(i, i + 1), store_.grad_unit(param)});
+  if (count == 1) {
+    pass.ops.sum_squares(pass.stream, {store_.all_gradients(), squares, store_.grad_unit(0)});
+  } else {
+    for (int64_t i = 0; i < count; ++i) {
+      const auto param = static_cast<size_t>(i);
+      pass.ops.sum_squares(pass.stream,
+                           {store_.grad(param), squares.rows(i, i + 1), store_.grad_unit(param)});
+    }
   }
   const ConstTensor parts = on_host(store_.memory(), pass.stream, squares, on_host_);
   double total = 0;

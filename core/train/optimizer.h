@@ -19,7 +19,7 @@ class Optimizer {
  private:
   OptimizerConfig config_;
   ParamStore& store_;
-  Buffer squares_, on_host_;  // a parameter, f64
+  Buffer squares_, on_host_;  // f64: one, or in fixed point one a parameter
 };
 
 }  // namespace rwkv
