@@ -2,9 +2,8 @@
 // by R's diagonal, which makes them uniform over the orthogonal group (Mezzadri, arXiv
 // math-ph/0609050).
 #include <Eigen/QR>
-#include <atomic>
-#include <mutex>
-#include <thread>
+#include <deque>
+#include <future>
 
 #include "core/base/rng.h"
 #include "core/model/param_store.h"
@@ -67,26 +66,27 @@ void initialize(const ParamSpec& spec, uint64_t seed, Tensor master) {
                               : initialize_as(spec, seed, master.as<float>());
 }
 
+// Values are made side by side; the caller alone talks to the store's memory, since a device is a
+// thread's own choice.
 void initialize(ParamStore& store, uint64_t seed, int threads) {
-  std::atomic<size_t> next = 0;
-  std::mutex copying;
-  const auto work = [&] {
-    for (size_t i = next++; i < store.size(); i = next++) {
-      const Tensor master = store.master(i);
-      if (store.memory().host) {
-        initialize(store.specs()[i], seed, master);
-        continue;
-      }
-      const Buffer room(master.bytes());
-      const Tensor values{room.data(), master.dtype, master.shape};
-      initialize(store.specs()[i], seed, values);
-      const std::lock_guard lock(copying);
-      copy(store.memory(), {}, master, values);
-    }
+  const bool in_place = store.memory().host;
+  const auto values_of = [&](size_t i) {
+    const Tensor master = store.master(i);
+    Buffer room = in_place ? Buffer() : Buffer(master.bytes());
+    initialize(store.specs()[i], seed,
+               in_place ? master : Tensor{room.data(), master.dtype, master.shape});
+    return room;
   };
-  std::vector<std::jthread> others;
-  for (int t = 1; t < threads; ++t) others.emplace_back(work);
-  work();
+  std::deque<std::future<Buffer>> under_way;
+  for (size_t next = 0, done = 0; done < store.size(); ++done) {
+    for (; next < store.size() && std::ssize(under_way) < threads; ++next) {
+      under_way.push_back(std::async(std::launch::async, values_of, next));
+    }
+    const Buffer room = under_way.front().get();
+    under_way.pop_front();
+    const Tensor master = store.master(done);
+    if (!in_place) copy(store.memory(), {}, master, {room.data(), master.dtype, master.shape});
+  }
 }
 
 }  // namespace rwkv
