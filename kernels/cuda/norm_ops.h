@@ -82,21 +82,18 @@ struct NormParameters {
   RWKV_DEVICE void operator()() const {
     const ColumnLane<K> lane(width);
     if (lane.c >= width) return;
-    float weight[K] = {}, bias[K] = {};
+    float sum[2][K] = {};  // weight's, bias's
     const RowRange range = slabs.of_slab(lane.slab);
     for (int64_t r = range.begin; r < range.end; ++r) {
       float d[K], n[K];
       load_run(dout + r * width + lane.c, d);
       load_run(x + r * width + lane.c, n);
       for (int j = 0; j < K; ++j) {
-        weight[j] += d[j] * ((n[j] - mean[r]) * rstd[r]);
-        bias[j] += d[j];
+        sum[0][j] += d[j] * ((n[j] - mean[r]) * rstd[r]);
+        sum[1][j] += d[j];
       }
     }
-    for (int j = 0; j < K; ++j) {
-      sums.put(0, lane.slab, lane.c + j, weight[j]);
-      sums.put(1, lane.slab, lane.c + j, bias[j]);
-    }
+    sums.put(lane.slab, lane.c, sum);
   }
 };
 template <class T, int K>
@@ -322,9 +319,7 @@ struct TokenShiftBack {
       }
       store_run(du + r * width + c, to);
     }
-    for (int m = 0; m < kMixes; ++m) {
-      for (int j = 0; j < K; ++j) sums.put(m, lane.slab, c + j, sum[m][j]);
-    }
+    sums.put(lane.slab, c, sum);
   }
 
  private:

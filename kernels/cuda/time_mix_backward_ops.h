@@ -21,21 +21,14 @@ struct TimeMixInBack {
   RWKV_DEVICE void operator()() const {
     const HeadLane<K> lane(width, head_size);
     if (!lane.is_there(width)) return;
-    TimeMixChannels<K> p;
-    load_run(a0 + lane.c, p.a0);
-    load_run(k_k + lane.c, p.k_k);
-    load_run(k_a + lane.c, p.k_a);
-    if (gate != nullptr) load_run(v0 + lane.c, p.v0);
+    const TimeMixChannels<K> p(lane.c, a0, k_k, k_a, v0);
     float sum[kSums][K] = {};
     const RowRange range = slabs.of_slab(lane.group);
     for (int64_t r = range.begin; r < range.end; ++r) {
       row(r * width + lane.c, lane.inside, p, sum);
       if (lane.inside) value_row(r * width + lane.c, p, sum);
     }
-    if (!lane.inside) return;
-    for (int s = 0; s < kSums; ++s) {
-      for (int j = 0; j < K; ++j) sums.put(s, lane.group, lane.c + j, sum[s][j]);
-    }
+    if (lane.inside) sums.put(lane.group, lane.c, sum);
   }
 
  private:
@@ -168,10 +161,7 @@ struct TimeMixOutBack {
     for (int64_t row = range.begin; row < range.end; ++row) {
       back(row * width + lane.c, lane.inside, p, sum);
     }
-    if (!lane.inside) return;
-    for (int s = 0; s < kSums; ++s) {
-      for (int j = 0; j < K; ++j) sums.put(s, lane.group, lane.c + j, sum[s][j]);
-    }
+    if (lane.inside) sums.put(lane.group, lane.c, sum);
   }
 
  private:

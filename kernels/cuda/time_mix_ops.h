@@ -63,7 +63,16 @@ struct KappaNorm {
 // Parameters of a lane's channels.
 template <int K>
 struct TimeMixChannels {
-  float w0[K] = {}, a0[K] = {}, k_k[K] = {}, k_a[K] = {}, v0[K] = {};
+  float a0[K], k_k[K], k_a[K], v0[K] = {};
+
+  // first_v0: nullptr in the first layer.
+  RWKV_DEVICE TimeMixChannels(int64_t c, const float* first_a0, const float* first_k_k,
+                              const float* first_k_a, const float* first_v0) {
+    load_run(first_a0 + c, a0);
+    load_run(first_k_k + c, k_k);
+    load_run(first_k_a + c, k_a);
+    if (first_v0 != nullptr) load_run(first_v0 + c, v0);
+  }
 };
 
 template <class T, int K>
@@ -77,18 +86,18 @@ struct TimeMixIn {
   RWKV_DEVICE void operator()() const {
     const HeadLane<K> lane(width, head_size);
     if (!lane.is_there(width)) return;
-    TimeMixChannels<K> p;
-    load_run(w0 + lane.c, p.w0);
-    load_run(a0 + lane.c, p.a0);
-    load_run(k_k + lane.c, p.k_k);
-    load_run(k_a + lane.c, p.k_a);
-    if (gate != nullptr) load_run(v0 + lane.c, p.v0);
+    const TimeMixChannels<K> p(lane.c, a0, k_k, k_a, v0);
+    float decay0[K];
+    load_run(w0 + lane.c, decay0);
     const int64_t begin = lane.group * kForwardRows, end = begin + kForwardRows;
-    for (int64_t r = begin; r < end && r < rows; ++r) row(r * width + lane.c, lane.inside, p);
+    for (int64_t r = begin; r < end && r < rows; ++r) {
+      row(r * width + lane.c, lane.inside, p, decay0);
+    }
   }
 
  private:
-  RWKV_DEVICE void row(int64_t i, bool inside, const TimeMixChannels<K>& p) const {
+  RWKV_DEVICE void row(int64_t i, bool inside, const TimeMixChannels<K>& p,
+                       const float (&decay0)[K]) const {
     float key_i[K], rate[K], scaled[K], squares[K], w[K];
     load_run(key + i, key_i);
     load_run(iclr + i, rate);
@@ -97,7 +106,7 @@ struct TimeMixIn {
       scaled[j] = key_i[j] * p.k_k[j];
       squares[j] = scaled[j] * scaled[j];
       rate[j] = sigmoid(p.a0[j] + rate[j]);
-      w[j] += p.w0[j];
+      w[j] += decay0[j];
     }
     const KappaNorm kappa(head_sum(squares, inside));
     if (!inside) return;

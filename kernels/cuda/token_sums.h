@@ -112,8 +112,12 @@ struct SlabSums {
     const int64_t bytes = sums * slabs * width * 4;
     partial = reinterpret_cast<float*>(device::scratch(stream, bytes));
   }
-  RWKV_DEVICE void put(int sum, int64_t slab, int64_t column, float value) const {
-    partial[(sum * slabs + slab) * width + column] = value;
+  // A thread's: of K columns from `column`.
+  template <int kSums, int K>
+  RWKV_DEVICE void put(int64_t slab, int64_t column, const float (&sum)[kSums][K]) const {
+    for (int s = 0; s < kSums; ++s) {
+      for (int j = 0; j < K; ++j) partial[(s * slabs + slab) * width + column + j] = sum[s][j];
+    }
   }
 };
 
