@@ -156,6 +156,7 @@ bool Trainer::scales_fit(int64_t step) {
   Stream stream = pass_.stream;
   if (ranks_.size() > 1) {
     device_ranks_.get().all_reduce(store_->peaks(), Reduce::kMax, stream)->wait();
+    device_ranks_.get().settle();
   }
   const ConstTensor peaks = on_host(store_->memory(), stream, store_->peaks(), peaks_room_);
   const int64_t leaves =
@@ -205,6 +206,7 @@ void Trainer::collect_weights() {
   for (int r = 0; r < ranks_.size(); ++r) {
     device_ranks_.get().broadcast(store_->masters_of_part(r), r, stream)->wait();
   }
+  device_ranks_.get().settle();
   weights_changed();
 }
 
