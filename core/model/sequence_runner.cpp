@@ -252,19 +252,21 @@ Pass SequenceRunner::pass_of(const Pass& pass, const Segment& segment, const Bat
   return own;
 }
 
-// talks: with the neighbours; else what entered is taken from the slot.
-void SequenceRunner::run_forward(const Pass& pass, const ParamStore& store, const Batch& batch,
-                                 int64_t group, int64_t slot, bool talks) {
+// Of this rank's segment, whose part of the batch it returns. talks: with the neighbours; else what
+// entered is taken from the slot.
+Batch SequenceRunner::run_forward(const Pass& pass, const ParamStore& store, const Batch& batch,
+                                  int64_t group, int64_t slot, bool talks) {
   begin_group(group);
   const auto segment = plan_.segments.at(group, sequence_.rank());
   talks = talks && exchanges();
   if (!segment) {
     if (talks) exchange_->absent_forward(pass.stream);
-    return;
+    return {};
   }
   Workspace& ws = enter(*segment, slot, talks);
   const Batch own = cut(*segment, batch);
   model_.forward(pass_of(pass, *segment, own, talks), store, ws, own.tokens);
+  return own;
 }
 
 void SequenceRunner::run_backward(const Pass& pass, const ParamStore& store, const Batch& batch,
@@ -332,11 +334,10 @@ void SequenceRunner::forward(const Pass& pass, const ParamStore& store, const Ba
                              const Visit& visit, Tensor logits) {
   begin_sequence();
   for (int64_t group = 0; group < plan_.segments.groups(); ++group) {
-    run_forward(pass, store, batch, group, 0, true);
+    const Batch own = run_forward(pass, store, batch, group, 0, true);
     const auto segment = plan_.segments.at(group, sequence_.rank());
     if (!segment || !visit) continue;
     Workspace& ws = *workspaces_.at(segment->tokens());
-    const Batch own = cut(*segment, batch);
     const Tensor room = logits_of(*segment, logits);
     model_.loss(pass_of(pass, *segment, own, false), store, ws, own, room);
     show(visit, pass, *segment, ws, batch, room);
@@ -346,6 +347,7 @@ void SequenceRunner::forward(const Pass& pass, const ParamStore& store, const Ba
 void SequenceRunner::show(const Visit& visit, const Pass& pass, const Segment& segment,
                           const Workspace& ws, const Batch& batch, const Tensor& logits) {
   const Memory& memory = *ops_.memory;
+  sequence_.settle();
   const ConstTensor weight =
       plan_.whole() ? batch.weight : ConstTensor(host_cuts_.at(segment.tokens()).weight);
   visit({segment, on_host(memory, pass.stream, ws.loss, loss_room_),

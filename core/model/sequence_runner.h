@@ -87,8 +87,8 @@ class SequenceRunner {
             const Tensor& logits);
   Pass pass_of(const Pass&, const Segment&, const Batch&, bool talks) const;
   Tensor logits_of(const Segment&, const Tensor& room) const;
-  void run_forward(const Pass&, const ParamStore&, const Batch&, int64_t group, int64_t slot,
-                   bool talks);
+  Batch run_forward(const Pass&, const ParamStore&, const Batch&, int64_t group, int64_t slot,
+                    bool talks);
   void run_backward(const Pass&, const ParamStore&, const Batch&, int64_t group, int64_t slot,
                     double l2wrap, const Visit&);
   void run_block(const Pass&, const ParamStore&, const Batch&, int64_t block, double l2wrap,
