@@ -107,10 +107,11 @@ Machine choose_machine(const Recipe& recipe, HostPlace place) {
                      (recipe.parallel.reduction == "auto" && bits && machine.link.device < 0);
   machine.leaf = exact ? recipe.parallel.leaf : 0;
   machine.tile = exact ? std::gcd(recipe.parallel.tile, recipe.parallel.leaf) : 0;
+  const std::string device = machine.link.device < 0 ? "" : cuda_library().device + ", ";
   machine.numerics =
-      fmt::format("{} {} {} {} ({})", machine.ops->name, machine.ops->isa, machine.precision_name,
+      fmt::format("{} {} {} {} ({}{})", machine.ops->name, machine.ops->isa, machine.precision_name,
                   exact ? fmt::format("exact leaf {} tile {}", machine.leaf, machine.tile) : "fast",
-                  machine.ops->build);
+                  device, machine.ops->build);
   return machine;
 }
 
