@@ -31,7 +31,7 @@ inline constexpr int kThreads = 128;  // of a block, where nothing else decides
 inline constexpr double kDecayScale = 0.60653065971263342;  // e^-1/2
 
 // A 16-bit float in memory: bits alone, so that host and device round alike.
-struct Half {
+struct Bf16 {
   uint16_t bits;
 };
 
@@ -51,12 +51,12 @@ RWKV_DEVICE uint32_t float_to_bits(float value) {
 }
 
 RWKV_DEVICE float load(const float* p) { return *p; }
-RWKV_DEVICE float load(const Half* p) {
+RWKV_DEVICE float load(const Bf16* p) {
   return bits_to_float(static_cast<uint32_t>(p->bits) << 16);
 }
 RWKV_DEVICE void store(float* p, float value) { *p = value; }
 // To nearest, ties to even; NaN stays NaN.
-RWKV_DEVICE void store(Half* p, float value) {
+RWKV_DEVICE void store(Bf16* p, float value) {
   const uint32_t u = float_to_bits(value);
   const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   const bool nan = (u & 0x7fffffffu) > 0x7f800000u;
@@ -143,11 +143,11 @@ bool in_whole_runs(const View<Byte>& t) {
   return t.bytes() % 16 == 0 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
 }
 
-// Calls F<float> or F<Half> by the type of an activation.
+// Calls F<float> or F<Bf16> by the type of an activation.
 template <template <class> class F, class Op>
 void by_type(DType type, const Stream& stream, const Op& op) {
   if (type == DType::kF32) return F<float>::run(stream, op);
-  if (type == DType::kBF16) return F<Half>::run(stream, op);
+  if (type == DType::kBF16) return F<Bf16>::run(stream, op);
   throw Error("internal: the CUDA kernels compute in f32 and bf16, not " +
               std::string(name_of(type)));
 }

@@ -89,10 +89,10 @@ void cast_run(const Stream& stream, const Cast& op) {
 }
 template <class From>
 void cast_from(const Stream& stream, const Cast& op) {
-  op.to.dtype == DType::kF32 ? cast_run<From, float>(stream, op) : cast_run<From, Half>(stream, op);
+  op.to.dtype == DType::kF32 ? cast_run<From, float>(stream, op) : cast_run<From, Bf16>(stream, op);
 }
 inline void cast(const Stream& stream, const Cast& op) {
-  op.from.dtype == DType::kF32 ? cast_from<float>(stream, op) : cast_from<Half>(stream, op);
+  op.from.dtype == DType::kF32 ? cast_from<float>(stream, op) : cast_from<Bf16>(stream, op);
 }
 
 RWKV_DEVICE float root(float x) { return sqrtf(x); }
@@ -102,7 +102,7 @@ RWKV_DEVICE double root(double x) { return sqrt(x); }
 template <class G, class S, int K>
 struct AdamWRun {
   float *p, *m, *v;
-  Half* copy;  // nullptr: none is kept
+  Bf16* copy;  // nullptr: none is kept
   const G* grad;
   S unit, keep, lr, beta1, beta2, eps, scale1, scale2;  // keep: 1 - lr decay; 1 / corrections
 
@@ -133,7 +133,7 @@ void adamw_by(const Stream& stream, const AdamW& op) {
   const auto number = [](double x) { return static_cast<S>(x); };
   for_each(stream, op.master.elements() / K,
            AdamWRun<G, S, K>{out<float>(op.master), out<float>(op.m), out<float>(op.v),
-                             out<Half>(op.compute), in<G>(op.grad),
+                             out<Bf16>(op.compute), in<G>(op.grad),
                              number(op.grad_unit * op.grad_scale), number(1 - op.lr * op.decay),
                              number(op.lr), number(op.beta1), number(op.beta2), number(op.eps),
                              number(1 / op.correction1), number(1 / op.correction2)});

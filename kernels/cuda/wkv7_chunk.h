@@ -68,7 +68,7 @@ struct HeadTokens {
   int64_t first, count;
   int stride;
 
-  RWKV_DEVICE HeadTokens(const Wkv7Input<Half>& in, int64_t bh)
+  RWKV_DEVICE HeadTokens(const Wkv7Input<Bf16>& in, int64_t bh)
       : first(in.at(bh, 0, kChunkHead) + 16 * warp_index()),
         count(in.tokens),
         stride(static_cast<int>(in.heads) * kChunkHead) {}
@@ -81,10 +81,10 @@ struct HeadTokens {
 };
 
 // On their way into shared memory; zeros behind the end.
-RWKV_DEVICE void fetch_tokens(const OwnTokens& own, const Half* from, std::byte* to) {
+RWKV_DEVICE void fetch_tokens(const OwnTokens& own, const Bf16* from, std::byte* to) {
   const int row = own.lane / 2, column = own.lane % 2 * 8;
   const bool there = row < own.count;
-  const Half* p = from + (there ? own.at(row, column) : own.first);
+  const Bf16* p = from + (there ? own.at(row, column) : own.first);
   device::copy_async(to + Rows64::offset(row, 16 * warp_index() + column),
                      reinterpret_cast<const std::byte*>(p), there);
 }
@@ -101,7 +101,7 @@ RWKV_DEVICE void fetch_decays(const OwnTokens& own, const float* from, std::byte
 
 // A 16 x 16 block to the tokens that there are. Neighbours trade words, so that four of them write
 // 32 bytes.
-RWKV_DEVICE void write_tokens(const Fragment& f, const OwnTokens& own, Half* to) {
+RWKV_DEVICE void write_tokens(const Fragment& f, const OwnTokens& own, Bf16* to) {
   const bool odd = lane_index() % 2 != 0;
   const int column = lane_index() % 2 * 8 + lane_index() % 4 / 2 * 4;
   RWKV_UNROLL
@@ -115,7 +115,7 @@ RWKV_DEVICE void write_tokens(const Fragment& f, const OwnTokens& own, Half* to)
   }
 }
 // A thread's own elements of such a block; zero where there is no token.
-RWKV_DEVICE Fragment read_tokens(const OwnTokens& own, const Half* from) {
+RWKV_DEVICE Fragment read_tokens(const OwnTokens& own, const Bf16* from) {
   Fragment f;
   RWKV_UNROLL
   for (int i = 0; i < 4; ++i) {
@@ -223,7 +223,7 @@ RWKV_DEVICE void invert(const Sums& ab, std::byte* scratch, std::byte* m) {
   RWKV_UNROLL
   for (int i = 0; i < 8; ++i) {
     const int row = upper ? i : i + 8;
-    store(&as<Half>(m + Rows16::offset(row, lane_index() % kChunk)), upper ? x[i] : x[i + 8]);
+    store(&as<Bf16>(m + Rows16::offset(row, lane_index() % kChunk)), upper ? x[i] : x[i + 8]);
   }
 }
 

@@ -23,11 +23,11 @@ namespace rwkv::cuda {
 struct Wkv7ChunkBackKernel {
   static constexpr int kBlockThreads = kChunkThreads, kBlocksPerSm = 3;
 
-  Wkv7Input<Half> in;
+  Wkv7Input<Bf16> in;
   const std::byte* saved;
   const float* ds_out;
-  const Half* dy;
-  Half *dr, *dk, *dv, *da, *db;
+  const Bf16* dy;
+  Bf16 *dr, *dk, *dv, *da, *db;
   float *dw_raw, *ds_in;
 
   // In shared memory. What has two copies is there for a chunk and the next.
@@ -334,12 +334,12 @@ struct Wkv7ChunkBackKernel {
 
 inline void wkv7_chunk_backward(const Stream& stream, const Wkv7Backward& op) {
   using Kernel = Wkv7ChunkBackKernel;
-  const Wkv7Input<Half> input(op.in);
+  const Wkv7Input<Bf16> input(op.in);
   const bool folds = chunks_fold(op.m, op.ds_out, op.ds_in);
   device::launch(
       stream, {input.batch * input.heads, kChunkThreads, sizeof(Kernel::Room)},
-      Kernel{input, op.s_saved.data, in<float>(op.ds_out), in<Half>(op.dy), out<Half>(op.dr),
-             out<Half>(op.dk), out<Half>(op.dv), out<Half>(op.da), out<Half>(op.db),
+      Kernel{input, op.s_saved.data, in<float>(op.ds_out), in<Bf16>(op.dy), out<Bf16>(op.dr),
+             out<Bf16>(op.dk), out<Bf16>(op.dv), out<Bf16>(op.da), out<Bf16>(op.db),
              out<float>(op.dw_raw), folds ? nullptr : out<float>(op.ds_in)});
   if (!folds) return;
   fold_tile(stream,

@@ -16,9 +16,9 @@ template <bool kMap>
 struct Wkv7ChunkForwardKernel {
   static constexpr int kBlockThreads = kChunkThreads, kBlocksPerSm = 4;
 
-  Wkv7Input<Half> in;
+  Wkv7Input<Bf16> in;
   const float* s_in;
-  Half* y;
+  Bf16* y;
   float *s_out, *m;
   std::byte* saved;
 
@@ -152,17 +152,17 @@ struct Wkv7ChunkForwardKernel {
 
 inline void wkv7_chunk_forward(const Stream& stream, const Wkv7Forward& op) {
   using Kernel = Wkv7ChunkForwardKernel<false>;
-  const Wkv7Input<Half> input(op.in);
+  const Wkv7Input<Bf16> input(op.in);
   const bool folds = chunks_fold(op.m, op.s_in, op.s_out);
   device::launch(stream, {input.batch * input.heads, kChunkThreads, sizeof(Kernel::Room)},
-                 Kernel{input, in<float>(op.s_in), out<Half>(op.y),
+                 Kernel{input, in<float>(op.s_in), out<Bf16>(op.y),
                         folds ? nullptr : out<float>(op.s_out), nullptr, op.s_saved.data});
   if (folds) fold_tile(stream, {.m = op.m, .add = op.b, .from = op.s_in, .out = op.s_out});
 }
 inline void wkv7_chunk_map(const Stream& stream, const Wkv7Map& op) {
   using Kernel = Wkv7ChunkForwardKernel<true>;
   if (op.first == op.end) return;
-  const Wkv7Input<Half> input(op.in);
+  const Wkv7Input<Bf16> input(op.in);
   device::launch(stream, {2 * input.batch * input.heads, kChunkThreads, sizeof(Kernel::Room)},
                  Kernel{input, nullptr, nullptr, out<float>(op.b), out<float>(op.m), nullptr});
 }

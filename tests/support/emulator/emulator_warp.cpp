@@ -52,7 +52,7 @@ uint32_t warp_xor_bits(uint32_t value, int mask) {
 void sync_warp() { meet({}); }
 
 uint32_t pack_bf16(float low, float high) {
-  cuda::Half halves[2];
+  cuda::Bf16 halves[2];
   cuda::store(&halves[0], low);
   cuda::store(&halves[1], high);
   return halves[0].bits | static_cast<uint32_t>(halves[1].bits) << 16;
