@@ -1,7 +1,6 @@
-// Activations, casts, the optimizer, the embedding, sums of squares.
+// Activations, casts, the embedding, sums of squares.
 #pragma once
 
-#include "kernels/adamw.h"
 #include "kernels/cuda/token_sums.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
@@ -93,62 +92,6 @@ void cast_from(const Stream& stream, const Cast& op) {
 }
 inline void cast(const Stream& stream, const Cast& op) {
   op.from.dtype == DType::kF32 ? cast_from<float>(stream, op) : cast_from<Bf16>(stream, op);
-}
-
-RWKV_DEVICE float root(float x) { return sqrtf(x); }
-RWKV_DEVICE double root(double x) { return sqrt(x); }
-
-// S: float where gradients are, double for fixed point. K elements at a time.
-template <class G, class S, int K>
-struct AdamWRun {
-  float *p, *m, *v;
-  Bf16* copy;  // nullptr: none is kept
-  const G* grad;
-  S unit, keep, lr, beta1, beta2, eps, scale1, scale2;  // keep: 1 - lr decay; 1 / corrections
-
-  RWKV_DEVICE void operator()(int64_t run) const {
-    const int64_t i = run * K;
-    const Run<G, K> gradients = *reinterpret_cast<const Run<G, K>*>(grad + i);
-    float pi[K], mi[K], vi[K];
-    load_run(p + i, pi);
-    load_run(m + i, mi);
-    load_run(v + i, vi);
-    for (int j = 0; j < K; ++j) {
-      const S g = static_cast<S>(gradients.element[j]) * unit;
-      const S first = beta1 * mi[j] + (1 - beta1) * g;
-      const S second = beta2 * vi[j] + (1 - beta2) * g * g;
-      const S step = first * scale1 / (root(second * scale2) + eps);
-      pi[j] = static_cast<float>(pi[j] * keep - lr * step);
-      mi[j] = static_cast<float>(first);
-      vi[j] = static_cast<float>(second);
-    }
-    store_run(p + i, pi);
-    store_run(m + i, mi);
-    store_run(v + i, vi);
-    if (copy != nullptr) store_run(copy + i, pi);
-  }
-};
-template <class G, class S, int K>
-void adamw_by(const Stream& stream, const AdamW& op) {
-  const auto number = [](double x) { return static_cast<S>(x); };
-  for_each(stream, op.master.elements() / K,
-           AdamWRun<G, S, K>{out<float>(op.master), out<float>(op.m), out<float>(op.v),
-                             out<Bf16>(op.compute), in<G>(op.grad),
-                             number(op.grad_unit * op.grad_scale), number(1 - op.lr * op.decay),
-                             number(op.lr), number(op.beta1), number(op.beta2), number(op.eps),
-                             number(1 / op.correction1), number(1 / op.correction2)});
-}
-// The pieces of a shard may begin anywhere.
-inline bool whole_runs(const AdamW& op, int64_t run) {
-  const auto fits = [&](const void* p, int64_t bytes) {
-    return reinterpret_cast<uintptr_t>(p) % static_cast<uintptr_t>(run * bytes) == 0;
-  };
-  return op.master.elements() % run == 0 && fits(op.master.data, 4) && fits(op.m.data, 4) &&
-         fits(op.v.data, 4) && fits(op.grad.data, 4) && fits(op.compute.data, 2);
-}
-inline void adamw(const Stream& stream, const AdamW& op) {
-  if (op.grad.dtype == DType::kI64) return adamw_by<int64_t, double, 1>(stream, op);
-  whole_runs(op, 4) ? adamw_by<float, float, 4>(stream, op) : adamw_by<float, float, 1>(stream, op);
 }
 
 // Blocks take pieces of kPiece elements; then one block adds their sums. Trees and strides are

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/backend.h"
+#include "kernels/cuda/adamw_ops.h"
 #include "kernels/cuda/elementwise_ops.h"
 #include "kernels/cuda/head_ops.h"
 #include "kernels/cuda/matmul_ops.h"

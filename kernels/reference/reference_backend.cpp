@@ -112,7 +112,7 @@ Backend make_table() {
               ref::time_mix_out_backward<float>>;
   t.cross_entropy = by_type<CrossEntropy, [](const CrossEntropy& op) { return op.logits.dtype; },
                             ref::cross_entropy<double>, ref::cross_entropy<float>>;
-  t.adamw = by_type<AdamW, [](const AdamW& op) { return op.master.dtype; }, ref::adamw<double>,
+  t.adamw = by_type<AdamW, [](const AdamW& op) { return op.tensors[0].master.dtype; }, ref::adamw<double>,
                     ref::adamw<float>>;
   return t;
 }

@@ -138,20 +138,20 @@ void embedding_backward(const Stream& stream, const EmbeddingBackward& op) {
   });
 }
 
-// One pass over the parameter. `compute` of type T receives the new value; nullptr: no copy is
-// kept.
+// One pass over the parameter. Its copy of type T, if it has one, receives the new value.
 template <class T, class G>
-void adamw_as(const Stream& stream, const AdamW& op, T* compute) {
-  float *p = op.master.as<float>(), *m = op.m.as<float>(), *v = op.v.as<float>();
-  const G* grad = op.grad.as<G>();
-  const double unit = op.grad_unit;
+void adamw_as(const Stream& stream, const AdamW& op, const AdamWTensor& t) {
+  float *p = t.master.as<float>(), *m = t.m.as<float>(), *v = t.v.as<float>();
+  const G* grad = t.grad.as<G>();
+  T* compute = t.compute.as<T>();
+  const double unit = t.grad_unit;
   const auto scale = static_cast<float>(op.grad_scale);
   const auto beta1 = static_cast<float>(op.beta1), beta2 = static_cast<float>(op.beta2);
   const auto rest1 = static_cast<float>(1 - op.beta1), rest2 = static_cast<float>(1 - op.beta2);
-  const auto keep = static_cast<float>(1 - op.lr * op.decay);
-  const auto rate = static_cast<float>(op.lr / op.correction1);
+  const auto keep = static_cast<float>(1 - t.lr * t.decay);
+  const auto rate = static_cast<float>(t.lr / op.correction1);
   const auto inverse2 = static_cast<float>(1 / op.correction2), eps = static_cast<float>(op.eps);
-  for_blocks(stream, op.master.elements(), kElementBlock, [=](int64_t begin, int64_t end) {
+  for_blocks(stream, t.master.elements(), kElementBlock, [=](int64_t begin, int64_t end) {
 #pragma omp simd
     for (int64_t i = begin; i < end; ++i) {
       float g;
@@ -175,13 +175,14 @@ void adamw_as(const Stream& stream, const AdamW& op, T* compute) {
 }
 
 inline void adamw(const Stream& stream, const AdamW& op) {
-  const bool half = !op.compute.empty() && op.compute.dtype == DType::kBF16;
-  if (op.grad.dtype == DType::kI64) {
-    if (half) return adamw_as<bf16, int64_t>(stream, op, op.compute.as<bf16>());
-    return adamw_as<float, int64_t>(stream, op, op.compute.as<float>());
+  for (const AdamWTensor& t : op.tensors) {
+    const bool fixed = t.grad.dtype == DType::kI64;
+    if (!t.compute.empty() && t.compute.dtype == DType::kBF16) {
+      fixed ? adamw_as<bf16, int64_t>(stream, op, t) : adamw_as<bf16, float>(stream, op, t);
+    } else {
+      fixed ? adamw_as<float, int64_t>(stream, op, t) : adamw_as<float, float>(stream, op, t);
+    }
   }
-  if (half) return adamw_as<bf16, float>(stream, op, op.compute.as<bf16>());
-  adamw_as<float, float>(stream, op, op.compute.as<float>());
 }
 
 }  // namespace rwkv::cpu::RWKV_ISA
