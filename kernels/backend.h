@@ -13,10 +13,9 @@
 #include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
-#include "kernels/layer_norm.h"
 #include "kernels/matmul.h"
+#include "kernels/norm_shift.h"
 #include "kernels/time_mix.h"
-#include "kernels/token_shift.h"
 #include "kernels/token_sum.h"
 #include "kernels/wkv7.h"
 
@@ -44,7 +43,8 @@ struct Backend {
   Kernel<LayerNormForward> layer_norm_forward;
   Kernel<LayerNormBackward> layer_norm_backward;
   Kernel<TokenShiftForward> token_shift_forward;
-  Kernel<TokenShiftBackward> token_shift_backward;
+  Kernel<NormShiftForward> norm_shift_forward;
+  Kernel<NormShiftBackward> norm_shift_backward;
   Kernel<HaloForward> halo_forward;
   Kernel<HaloBackward> halo_backward;
   Kernel<TimeMixInForward> time_mix_in_forward;

@@ -20,7 +20,8 @@ void each_op(const Visit& visit) {
   visit.template operator()<&Backend::layer_norm_forward>();
   visit.template operator()<&Backend::layer_norm_backward>();
   visit.template operator()<&Backend::token_shift_forward>();
-  visit.template operator()<&Backend::token_shift_backward>();
+  visit.template operator()<&Backend::norm_shift_forward>();
+  visit.template operator()<&Backend::norm_shift_backward>();
   visit.template operator()<&Backend::halo_forward>();
   visit.template operator()<&Backend::halo_backward>();
   visit.template operator()<&Backend::time_mix_in_forward>();

@@ -15,13 +15,13 @@ struct LayerNormForward {
 };
 
 struct LayerNormBackward {
-  ConstTensor x;            // (R, C)
-  ConstTensor weight;       // (C) acc
-  ConstTensor mean, rstd;   // (R) acc
-  ConstTensor dout;         // (R, C)
-  ConstTensor residual;     // (R, C) added to dx: the gradient that bypasses the norm; empty: none
-  Tensor dx;                // (R, C) = gradient through the norm + residual; may be residual
-  TokenSum dweight, dbias;  // (C)
+  ConstTensor x;             // (R, C)
+  ConstTensor weight, bias;  // (C) acc
+  ConstTensor mean, rstd;    // (R) acc
+  ConstTensor dout;          // (R, C)
+  ConstTensor residual;      // (R, C) added to dx: the gradient that bypasses the norm; empty: none
+  Tensor dx;                 // (R, C) = gradient through the norm + residual; may be residual
+  TokenSum dweight, dbias;   // (C)
   Leaves leaves = {};
 };
 

@@ -167,6 +167,7 @@ void Model::loss_backward(const Pass& pass, const ParamStore& store, Workspace& 
   const auto params = store.params(0, store.size());
   pass.ops.layer_norm_backward(pass.stream, {ws.x_.back(),
                                              params[ln_out_weight_].master,
+                                             params[ln_out_bias_].master,
                                              ws.mean_,
                                              ws.rstd_,
                                              ws.dnormed_,
@@ -190,6 +191,7 @@ void Model::loss_backward(const Pass& pass, const ParamStore& store, Workspace& 
   }
   pass.ops.layer_norm_backward(pass.stream, {ws.embedded_,
                                              params[ln0_weight_].master,
+                                             params[ln0_bias_].master,
                                              ws.mean0_,
                                              ws.rstd0_,
                                              ws.dx_,

@@ -59,10 +59,11 @@ void Rwkv7Block::time_mix_forward(const Call& call, ConstTensor x, const Flow& o
   const auto& [pass, params, index, a] = call;
   const Backend& ops = pass.ops;
   const Stream& stream = pass.stream;
-  ops.layer_norm_forward(
-      stream, {x, call.vec(P::kLn1Weight), call.vec(P::kLn1Bias), 1e-5, a.u1, a.mean1, a.rstd1});
-  halo_forward(call, a.u1, kAttShift, entering, leaving);
-  ops.token_shift_forward(stream, call.shift_time_mix(entering[kAttShift]));
+  norm_shift_forward(
+      call,
+      {{x, call.vec(P::kLn1Weight), call.vec(P::kLn1Bias), 1e-5, a.u1, a.mean1, a.rstd1},
+       call.shift_time_mix(entering[kAttShift])},
+      kAttShift, entering, leaving);
   // What the state's way needs comes first; what it does not need, while maps are travelling.
   call.product(a.mixed[2], P::kKey, a.key);
   call.product(a.mixed[3], P::kValue, a.value);
@@ -108,10 +109,11 @@ void Rwkv7Block::time_mix_forward(const Call& call, ConstTensor x, const Flow& o
 void Rwkv7Block::channel_mix_forward(const Call& call, Tensor x, Boundary entering,
                                      Boundary leaving) const {
   const auto& [pass, params, index, a] = call;
-  pass.ops.layer_norm_forward(pass.stream, {x, call.vec(P::kLn2Weight), call.vec(P::kLn2Bias), 1e-5,
-                                            a.u2, a.mean2, a.rstd2});
-  halo_forward(call, a.u2, kFfnShift, entering, leaving);
-  pass.ops.token_shift_forward(pass.stream, call.shift_channel_mix(entering[kFfnShift]));
+  norm_shift_forward(
+      call,
+      {{x, call.vec(P::kLn2Weight), call.vec(P::kLn2Bias), 1e-5, a.u2, a.mean2, a.rstd2},
+       call.shift_channel_mix(entering[kFfnShift])},
+      kFfnShift, entering, leaving);
   call.product(a.mixed[0], P::kFfnKey, a.hidden);
   pass.ops.activation_forward(pass.stream, {Activation::kReluSquared, a.hidden, a.squared});
   pass.ops.matmul(pass.stream, {.a = a.rows(a.squared),
@@ -148,10 +150,10 @@ void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary ente
   send_halo_gradient(call, shift, kFfnShift, dleaving, dentering);
   call.weight_gradient(a.squared, a.mixed[0], P::kFfnKey);
   receive_halo_gradient(call, shift, kFfnShift, dleaving);
-  ops.token_shift_backward(pass.stream, shift);
-  ops.layer_norm_backward(pass.stream,
-                          {a.x_mid, call.vec(P::kLn2Weight), a.mean2, a.rstd2, a.du, dx, dx,
-                           call.grad(P::kLn2Weight), call.grad(P::kLn2Bias), call.leaves()});
+  ops.norm_shift_backward(
+      pass.stream, {{a.x_mid, call.vec(P::kLn2Weight), call.vec(P::kLn2Bias), a.mean2, a.rstd2,
+                     a.du, dx, dx, call.grad(P::kLn2Weight), call.grad(P::kLn2Bias), call.leaves()},
+                    shift});
 }
 
 // From dx to the gradient of what follows the recurrence: dy, dg, and the bonus's dr, dk, dv.
@@ -264,10 +266,10 @@ void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor 
   call.weight_gradient(a.dkey, a.mixed[2], P::kKey);
   call.weight_gradient(a.dvalue, a.mixed[3], P::kValue);
   receive_halo_gradient(call, shift, kAttShift, dleaving);
-  pass.ops.token_shift_backward(pass.stream, shift);
-  pass.ops.layer_norm_backward(pass.stream,
-                               {x, call.vec(P::kLn1Weight), a.mean1, a.rstd1, a.du, dx, dx,
-                                call.grad(P::kLn1Weight), call.grad(P::kLn1Bias), call.leaves()});
+  pass.ops.norm_shift_backward(
+      pass.stream, {{x, call.vec(P::kLn1Weight), call.vec(P::kLn1Bias), a.mean1, a.rstd1, a.du, dx,
+                     dx, call.grad(P::kLn1Weight), call.grad(P::kLn1Bias), call.leaves()},
+                    shift});
 }
 
 }  // namespace rwkv

@@ -40,6 +40,8 @@ class Rwkv7Block final : public Block {
   void low_rank_backward(const Call&) const;
 
   // Edges of tiles and segments.
+  void norm_shift_forward(const Call&, const NormShiftForward&, size_t which, Boundary entering,
+                          Boundary leaving) const;
   void halo_forward(const Call&, const Tensor& u, size_t which, Boundary entering,
                     Boundary leaving) const;
   void send_halo_gradient(const Call&, const TokenShiftBackward&, size_t which, Boundary dleaving,

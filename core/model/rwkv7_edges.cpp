@@ -23,6 +23,20 @@ struct Tiles {
 
 }  // namespace
 
+// A neighbour waits for a row of the norm before the shift can begin.
+void Rwkv7Block::norm_shift_forward(const Call& call, const NormShiftForward& op, size_t which,
+                                    Boundary entering, Boundary leaving) const {
+  const Pass& pass = call.pass;
+  if (pass.exchange == nullptr) {
+    pass.ops.norm_shift_forward(pass.stream, op);
+    halo_forward(call, op.norm.out, which, entering, leaving);
+    return;
+  }
+  pass.ops.layer_norm_forward(pass.stream, op.norm);
+  halo_forward(call, op.norm.out, which, entering, leaving);
+  pass.ops.token_shift_forward(pass.stream, op.shift);
+}
+
 // The row before the segment: from the left neighbour, or as given.
 void Rwkv7Block::halo_forward(const Call& call, const Tensor& u, size_t which, Boundary entering,
                               Boundary leaving) const {

@@ -19,7 +19,7 @@ class Optimizer {
  private:
   OptimizerConfig config_;
   ParamStore& store_;
-  Buffer squares_, on_host_;         // f64: one, or in fixed point one a parameter
+  Buffer squares_, on_host_;          // f64: one, or in fixed point one a parameter
   std::vector<AdamWTensor> tensors_;  // those this store updates,
   std::vector<size_t> updated_;       // and which parameters they are
 };

@@ -14,7 +14,7 @@ RWKV_DEVICE double root(double x) { return sqrt(x); }
 // S: float where gradients are, double for fixed point.
 template <class G, class S>
 struct AdamWKernel {
-  static constexpr int kMost = 40;  // tensors of a launch: arguments have 4 KB
+  static constexpr int kMost = 40;         // tensors of a launch: arguments have 4 KB
   static constexpr int64_t kPiece = 4096;  // elements of a block
   static constexpr int kRun = 4;
 
@@ -81,8 +81,8 @@ void adamw_by(const Stream& stream, const AdamW& op) {
   static_assert(sizeof(Kernel) <= 4096);
   const auto number = [](double x) { return static_cast<S>(x); };
   for (size_t first = 0; first < op.tensors.size(); first += Kernel::kMost) {
-    const auto group = op.tensors.subspan(
-        first, std::min<size_t>(Kernel::kMost, op.tensors.size() - first));
+    const auto group =
+        op.tensors.subspan(first, std::min<size_t>(Kernel::kMost, op.tensors.size() - first));
     Kernel kernel{{},
                   static_cast<int>(group.size()),
                   number(op.beta1),

@@ -80,6 +80,10 @@ RWKV_DEVICE void store_run(T* p, const float (&x)[K]) {
   *reinterpret_cast<Run<T, K>*>(p) = run;
 }
 
+struct alignas(8) Floats2 {
+  float x[2];
+};
+
 // The sum over a warp, on each of its threads, in a fixed order.
 RWKV_DEVICE float warp_sum(float value) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) value += device::warp_xor(value, mask);

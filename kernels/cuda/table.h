@@ -6,7 +6,7 @@
 #include "kernels/cuda/elementwise_ops.h"
 #include "kernels/cuda/head_ops.h"
 #include "kernels/cuda/matmul_ops.h"
-#include "kernels/cuda/norm_ops.h"
+#include "kernels/cuda/norm_backward_ops.h"
 #include "kernels/cuda/time_mix_backward_ops.h"
 #include "kernels/cuda/wkv7_backward_ops.h"
 
@@ -22,7 +22,8 @@ inline DType type_of(const EmbeddingBackward& op) { return op.dout.dtype; }
 inline DType type_of(const LayerNormForward& op) { return op.x.dtype; }
 inline DType type_of(const LayerNormBackward& op) { return op.x.dtype; }
 inline DType type_of(const TokenShiftForward& op) { return op.u.dtype; }
-inline DType type_of(const TokenShiftBackward& op) { return op.u.dtype; }
+inline DType type_of(const NormShiftForward& op) { return op.norm.x.dtype; }
+inline DType type_of(const NormShiftBackward& op) { return op.norm.x.dtype; }
 inline DType type_of(const HaloForward& op) { return op.u.dtype; }
 inline DType type_of(const HaloBackward& op) { return op.dout[0].dtype; }
 inline DType type_of(const TimeMixInForward& op) { return op.key.dtype; }
@@ -53,7 +54,8 @@ inline Backend make_table(std::string_view name, std::string_view isa) {
   t.layer_norm_forward = typed<LayerNormForwardOp, LayerNormForward>;
   t.layer_norm_backward = typed<LayerNormBackwardOp, LayerNormBackward>;
   t.token_shift_forward = typed<TokenShiftForwardOp, TokenShiftForward>;
-  t.token_shift_backward = typed<TokenShiftBackwardOp, TokenShiftBackward>;
+  t.norm_shift_forward = typed<NormShiftForwardOp, NormShiftForward>;
+  t.norm_shift_backward = typed<NormShiftBackwardOp, NormShiftBackward>;
   t.halo_forward = typed<HaloForwardOp, HaloForward>;
   t.halo_backward = typed<HaloBackwardOp, HaloBackward>;
   t.time_mix_in_forward = typed<TimeMixInForwardOp, TimeMixInForward>;

@@ -103,15 +103,18 @@ struct PartialSum {
 
 // The partials of `kMostSums` gradients of `width` elements each: (sum, slab, column) f32.
 struct SlabSums {
-  static constexpr int kMostSums = 6;
+  static constexpr int kMostSums = 8;
   float* partial;
   int64_t slabs, width;
 
-  SlabSums(const Stream& stream, const Slabs& of, int64_t columns, int sums)
+  // bytes_behind: of the op's own, behind them.
+  SlabSums(const Stream& stream, const Slabs& of, int64_t columns, int sums,
+           int64_t bytes_behind = 0)
       : slabs(of.count()), width(columns) {
-    const int64_t bytes = sums * slabs * width * 4;
+    const int64_t bytes = (sums * slabs * width + 1) / 2 * 8 + bytes_behind;
     partial = reinterpret_cast<float*>(device::scratch(stream, bytes));
   }
+  float* behind(int sums) const { return partial + (sums * slabs * width + 1) / 2 * 2; }
   // A thread's: of K columns from `column`.
   template <int kSums, int K>
   RWKV_DEVICE void put(int64_t slab, int64_t column, const float (&sum)[kSums][K]) const {

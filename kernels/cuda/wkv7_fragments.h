@@ -9,9 +9,6 @@ namespace rwkv::cuda {
 struct alignas(8) Words2 {
   uint32_t x[2];
 };
-struct alignas(8) Floats2 {
-  float x[2];
-};
 struct alignas(16) Floats4 {
   float x[4];
 };

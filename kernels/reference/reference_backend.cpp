@@ -45,6 +45,20 @@ constexpr auto kOfR = [](const Op& op) { return op.r.dtype; };
 template <class Op>
 constexpr auto kOfSequence = [](const Op& op) { return op.in.k.dtype; };
 
+template <class Op>
+constexpr auto kOfNorm = [](const Op& op) { return op.norm.x.dtype; };
+
+template <class S>
+void norm_shift_forward(const Stream& stream, const NormShiftForward& op) {
+  reference::layer_norm_forward<S>(stream, op.norm);
+  reference::token_shift_forward<S>(stream, op.shift);
+}
+template <class S>
+void norm_shift_backward(const Stream& stream, const NormShiftBackward& op) {
+  reference::token_shift_backward<S>(stream, op.shift);
+  reference::layer_norm_backward<S>(stream, op.norm);
+}
+
 Backend make_table() {
   namespace ref = reference;
   Backend t{};
@@ -82,9 +96,10 @@ Backend make_table() {
   t.token_shift_forward =
       by_type<TokenShiftForward, kOfU<TokenShiftForward>, ref::token_shift_forward<double>,
               ref::token_shift_forward<float>>;
-  t.token_shift_backward =
-      by_type<TokenShiftBackward, kOfU<TokenShiftBackward>, ref::token_shift_backward<double>,
-              ref::token_shift_backward<float>>;
+  t.norm_shift_forward = by_type<NormShiftForward, kOfNorm<NormShiftForward>,
+                                 norm_shift_forward<double>, norm_shift_forward<float>>;
+  t.norm_shift_backward = by_type<NormShiftBackward, kOfNorm<NormShiftBackward>,
+                                  norm_shift_backward<double>, norm_shift_backward<float>>;
   t.halo_forward =
       by_type<HaloForward, kOfU<HaloForward>, ref::halo_forward<double>, ref::halo_forward<float>>;
   t.halo_backward = by_type<HaloBackward, [](const HaloBackward& op) { return op.dout[0].dtype; },
@@ -112,8 +127,8 @@ Backend make_table() {
               ref::time_mix_out_backward<float>>;
   t.cross_entropy = by_type<CrossEntropy, [](const CrossEntropy& op) { return op.logits.dtype; },
                             ref::cross_entropy<double>, ref::cross_entropy<float>>;
-  t.adamw = by_type<AdamW, [](const AdamW& op) { return op.tensors[0].master.dtype; }, ref::adamw<double>,
-                    ref::adamw<float>>;
+  t.adamw = by_type<AdamW, [](const AdamW& op) { return op.tensors[0].master.dtype; },
+                    ref::adamw<double>, ref::adamw<float>>;
   return t;
 }
 

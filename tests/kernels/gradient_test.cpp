@@ -107,9 +107,9 @@ TEST(ComplexStep, LayerNorm) {
       ref::layer_norm_forward<Complex>({}, {in["x"].view(), in["weight"].view(), in["bias"].view(),
                                             1e-5, out.view(), mean.view(), rstd.view()});
       ref::layer_norm_backward<Complex>(
-          {}, {in["x"].view(), in["weight"].view(), mean.view(), rstd.view(), up["out"].view(),
-               bypass ? ConstTensor(up["out"].view()) : ConstTensor{}, d["x"].view(),
-               d["weight"].view(), d["bias"].view()});
+          {}, {in["x"].view(), in["weight"].view(), in["bias"].view(), mean.view(), rstd.view(),
+               up["out"].view(), bypass ? ConstTensor(up["out"].view()) : ConstTensor{},
+               d["x"].view(), d["weight"].view(), d["bias"].view()});
     };
     expect_right(op);
   }

@@ -93,10 +93,34 @@ TEST_P(Ops, LayerNorm) {
     return LayerNormForward{t("x"), t("weight"), t("bias"), 1e-5, t("out"), t("mean"), t("rstd")};
   });
   b.run<LayerNormBackward>(&Backend::layer_norm_backward, [](const auto& t) {
-    return LayerNormBackward{t("x"),        t("weight"), t("mean"),    t("rstd"), t("dout"),
-                             t("residual"), t("dx"),     t("dweight"), t("dbias")};
+    return LayerNormBackward{t("x"),    t("weight"),   t("bias"), t("mean"),    t("rstd"),
+                             t("dout"), t("residual"), t("dx"),   t("dweight"), t("dbias")};
   });
   b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
+}
+
+// The row before the first token, the mixes and what they give, as an op takes them.
+template <class Op, class Lookup>
+void set_mixes(Op& op, int mixes, const Lookup& t) {
+  op.halo = t("halo");
+  op.mixes = mixes;
+  for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
+    op.mix[m] = t("mix" + std::to_string(m));
+    if constexpr (requires { op.out; }) op.out[m] = t("out" + std::to_string(m));
+    if constexpr (requires { op.dout; }) op.dout[m] = t("dout" + std::to_string(m));
+    if constexpr (requires { op.dmix; }) op.dmix[m] = t("dmix" + std::to_string(m));
+  }
+}
+
+void add_shift(TwoBackends& b, int mixes, const Shape& sequence) {
+  b.acc_input("halo", {sequence[0], sequence[2]});
+  for (int m = 0; m < mixes; ++m) {
+    const std::string i = std::to_string(m);
+    b.acc_input("mix" + i, {sequence[2]});
+    b.input("dout" + i, sequence);
+    b.output("out" + i, sequence);
+    b.acc_output("dmix" + i, {sequence[2]});
+  }
 }
 
 TEST_P(Ops, TokenShift) {
@@ -106,42 +130,12 @@ TEST_P(Ops, TokenShift) {
     const Shape sequence{2, 35, kWidth};
     TwoBackends b = bench();
     b.input("u", sequence);
-    b.acc_input("halo", {2, kWidth});
-    b.acc_input("dhalo_out", {2, kWidth});
+    add_shift(b, mixes, sequence);
     b.acc_output("halo_out", {2, kWidth});
     b.acc_output("dhalo", {2, kWidth});
-    b.output("du", sequence);
-    for (int m = 0; m < mixes; ++m) {
-      const std::string i = std::to_string(m);
-      b.acc_input("mix" + i, {kWidth});
-      b.input("dout" + i, sequence);
-      b.output("out" + i, sequence);
-      b.acc_output("dmix" + i, {kWidth});
-    }
     b.run<TokenShiftForward>(&Backend::token_shift_forward, [&](const auto& t) {
-      TokenShiftForward op{.u = t("u"), .halo = t("halo"), .mixes = mixes, .mix = {}, .out = {}};
-      for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
-        op.mix[m] = t("mix" + std::to_string(m));
-        op.out[m] = t("out" + std::to_string(m));
-      }
-      return op;
-    });
-    b.run<TokenShiftBackward>(&Backend::token_shift_backward, [&](const auto& t) {
-      TokenShiftBackward op{.u = t("u"),
-                            .halo = t("halo"),
-                            .dhalo_out = t("dhalo_out"),
-                            .at = 30,
-                            .mixes = mixes,
-                            .mix = {},
-                            .dout = {},
-                            .du = t("du"),
-                            .dmix = {},
-                            .starts = starts.view()};
-      for (size_t m = 0; m < static_cast<size_t>(mixes); ++m) {
-        op.mix[m] = t("mix" + std::to_string(m));
-        op.dout[m] = t("dout" + std::to_string(m));
-        op.dmix[m] = t("dmix" + std::to_string(m));
-      }
+      TokenShiftForward op{.u = t("u"), .halo = {}, .mix = {}, .out = {}, .starts = starts.view()};
+      set_mixes(op, mixes, t);
       return op;
     });
     b.run<HaloForward>(&Backend::halo_forward, [&](const auto& t) {
@@ -157,6 +151,50 @@ TEST_P(Ops, TokenShift) {
       return op;
     });
     b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
+  }
+}
+
+// Longer than a slab and than the rows of a block; the row handed on is not the last.
+TEST_P(Ops, NormAndShift) {
+  const int64_t tokens = 77, at = 70;
+  Owned<int32_t> starts({2, tokens});
+  starts[0] = starts[17] = starts[32] = starts[tokens + 64] = 1;
+  for (const int64_t width : {kWidth, int64_t{45}}) {
+    for (const int mixes : {1, 6}) {
+      const Shape sequence{2, tokens, width};
+      TwoBackends b = bench();
+      b.input("x", sequence, 3);
+      for (const char* name : {"weight", "bias"}) b.acc_input(name, {width});
+      b.input("residual", sequence);
+      b.acc_input("dhalo_out", {2, width});
+      add_shift(b, mixes, sequence);
+      for (const char* name : {"u", "du", "dx"}) b.output(name, sequence);
+      for (const char* name : {"mean", "rstd"}) b.acc_output(name, {2 * tokens});
+      for (const char* name : {"dweight", "dbias"}) b.acc_output(name, {width}, 1);
+      b.run<NormShiftForward>(&Backend::norm_shift_forward, [&](const auto& t) {
+        NormShiftForward op{
+            {t("x"), t("weight"), t("bias"), 1e-5, t("u"), t("mean"), t("rstd")},
+            {.u = t("u"), .halo = {}, .mix = {}, .out = {}, .starts = starts.view()}};
+        set_mixes(op.shift, mixes, t);
+        return op;
+      });
+      b.run<NormShiftBackward>(&Backend::norm_shift_backward, [&](const auto& t) {
+        NormShiftBackward op{{t("x"), t("weight"), t("bias"), t("mean"), t("rstd"), t("du"),
+                              t("residual"), t("dx"), t("dweight"), t("dbias")},
+                             {.u = t("u"),
+                              .halo = {},
+                              .dhalo_out = t("dhalo_out"),
+                              .at = at,
+                              .mix = {},
+                              .dout = {},
+                              .du = t("du"),
+                              .dmix = {},
+                              .starts = starts.view()}};
+        set_mixes(op.shift, mixes, t);
+        return op;
+      });
+      b.expect_close(tolerance::kFloat, tolerance::kBf16Gradient);
+    }
   }
 }
 

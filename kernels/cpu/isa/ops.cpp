@@ -30,6 +30,20 @@ constexpr auto kOfR = [](const Op& op) { return op.r.dtype; };
 template <class Op>
 constexpr auto kOfSequence = [](const Op& op) { return op.in.k.dtype; };
 
+template <class Op>
+constexpr auto kOfNorm = [](const Op& op) { return op.norm.x.dtype; };
+
+template <class T>
+void norm_shift_forward(const Stream& stream, const NormShiftForward& op) {
+  layer_norm_forward<T>(stream, op.norm);
+  token_shift_forward<T>(stream, op.shift);
+}
+template <class T>
+void norm_shift_backward(const Stream& stream, const NormShiftBackward& op) {
+  token_shift_backward<T>(stream, op.shift);
+  layer_norm_backward<T>(stream, op.norm);
+}
+
 void loss(const Stream& stream, const CrossEntropy& op) {
   const bool half = !op.dlogits.empty() && op.dlogits.dtype == DType::kBF16;
   half ? cross_entropy<bf16>(stream, op) : cross_entropy<float>(stream, op);
@@ -61,8 +75,10 @@ void fill(Backend& t) {
                                   layer_norm_backward<float>, layer_norm_backward<bf16>>;
   t.token_shift_forward = by_type<TokenShiftForward, kOfU<TokenShiftForward>,
                                   token_shift_forward<float>, token_shift_forward<bf16>>;
-  t.token_shift_backward = by_type<TokenShiftBackward, kOfU<TokenShiftBackward>,
-                                   token_shift_backward<float>, token_shift_backward<bf16>>;
+  t.norm_shift_forward = by_type<NormShiftForward, kOfNorm<NormShiftForward>,
+                                 norm_shift_forward<float>, norm_shift_forward<bf16>>;
+  t.norm_shift_backward = by_type<NormShiftBackward, kOfNorm<NormShiftBackward>,
+                                  norm_shift_backward<float>, norm_shift_backward<bf16>>;
   t.halo_forward = by_type<HaloForward, kOfU<HaloForward>, halo_forward<float>, halo_forward<bf16>>;
   t.halo_backward =
       by_type<HaloBackward, kOfDout<HaloBackward>, halo_backward<float>, halo_backward<bf16>>;

@@ -1,0 +1,21 @@
+// Layer norm and the token shift that follows it in each mixer, as one op: shift.u is norm.out.
+// Backends that fuse them do not write and read what lies between twice.
+#pragma once
+
+#include "kernels/layer_norm.h"
+#include "kernels/token_shift.h"
+
+namespace rwkv {
+
+struct NormShiftForward {
+  LayerNormForward norm;
+  TokenShiftForward shift;
+};
+
+// norm.dout is shift.du, which may be left without a meaning.
+struct NormShiftBackward {
+  LayerNormBackward norm;
+  TokenShiftBackward shift;
+};
+
+}  // namespace rwkv
