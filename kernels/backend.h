@@ -15,6 +15,7 @@
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
 #include "kernels/norm_shift.h"
+#include "kernels/product_choices.h"
 #include "kernels/time_mix.h"
 #include "kernels/token_sum.h"
 #include "kernels/wkv7.h"
@@ -30,7 +31,8 @@ struct Backend {
   std::string build;      // compiler and libraries that its bits depend on
   bool bf16 = false;      // computes in bf16 (else the caller falls back to f32, and says so)
   bool f64 = false;
-  const Memory* memory = &host_memory();  // where its tensors live
+  const Memory* memory = &host_memory();    // where its tensors live
+  const ProductChoices* choices = nullptr;  // nullptr: products have one algorithm
 
   Kernel<Matmul> matmul;
   Kernel<WeightGradient> weight_gradient;

@@ -23,6 +23,15 @@ struct Leaves {
     const int64_t at = (first + r) % tokens;
     return std::min(rows, r + std::min(leaf - at % leaf, tokens - at));
   }
+  // Leaves of as many rows as the one at row r, which follow one another from there on.
+  int64_t alike(int64_t r, int64_t rows) const {
+    const int64_t size = end(r, rows) - r;
+    int64_t count = 1;
+    for (int64_t next = r + size; next < rows && end(next, rows) == next + size; next += size) {
+      ++count;
+    }
+    return count;
+  }
 };
 
 // The gradient of one parameter. `sum` is f32 or f64: a leaf's partial is added as it is. Or i64:

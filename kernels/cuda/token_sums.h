@@ -91,13 +91,24 @@ struct PartialSum {
       if (floats != nullptr) floats[i] += partial;
       return;
     }
+    fixed[i] += units(partial);
+    raise_peak(float_to_bits(partial));
+  }
+  RWKV_DEVICE int64_t units(float partial) const {
     const double p = partial;
     union {
       double d;
       int64_t bits;
-    } magnitude{p}, shifted{p * scale + 6755399441055744.0}, magic{6755399441055744.0};
-    fixed[i] += shifted.bits - magic.bits;
-    device::raise_max(peak, magnitude.bits & 0x7fffffffffffffff);
+    } shifted{p * scale + 6755399441055744.0}, magic{6755399441055744.0};
+    return shifted.bits - magic.bits;
+  }
+  // Of a float's bits, whatever its sign.
+  RWKV_DEVICE void raise_peak(uint32_t bits) const {
+    union {
+      double d;
+      int64_t bits;
+    } magnitude{bits_to_float(bits & 0x7fffffffu)};
+    device::raise_max(peak, magnitude.bits);
   }
 };
 

@@ -14,8 +14,11 @@ void matmul(const rwkv::Stream& stream, const rwkv::Matmul& op) {
 }
 
 void weight_gradient(const rwkv::Stream& stream, const rwkv::WeightGradient& op) {
-  rwkv::cuda::library_takes(op) ? rwkv::cuda::library_weight_gradient(stream, op)
-                                : rwkv::cuda::typed<rwkv::cuda::WeightGradientOp>(stream, op);
+  using namespace rwkv::cuda;
+  const bool fixed = op.to.fixed(), floats = !fixed && op.leaves.leaf == 0;
+  if (!library_takes(op) || !(fixed || floats)) return typed<WeightGradientOp>(stream, op);
+  if (floats) return library_weight_gradient(stream, op);
+  weight_gradient_by_leaves(stream, op, kProductWorkspace, library_leaf_gradients);
 }
 
 rwkv::Backend make_backend() {
@@ -23,6 +26,7 @@ rwkv::Backend make_backend() {
   t.memory = &rwkv::device::device_memory();
   t.matmul = matmul;
   t.weight_gradient = weight_gradient;
+  t.choices = &rwkv::cuda::library_choices();
   t.build = "CUDA " + std::to_string(CUDART_VERSION / 1000) + "." +
             std::to_string(CUDART_VERSION % 1000 / 10);
   return t;

@@ -28,6 +28,8 @@ RWKV_DEVICE float warp_xor(float value, int mask) {
 RWKV_DEVICE void raise_max(int64_t* to, int64_t value) {
   atomicMax(reinterpret_cast<long long*>(to), static_cast<long long>(value));
 }
+// Bytes of scratch for what leaves add to a weight's gradient. Bits depend on it.
+inline constexpr int64_t kLeafRoom = int64_t{64} << 20;
 // Memory for a launch and those that follow it on the stream.
 inline std::byte* scratch(const Stream& stream, int64_t bytes) {
   if (bytes > stream.scratch_bytes) {

@@ -1,90 +1,40 @@
-// cuBLASLt is column-major: a row-major c = a b is its c^T = b^T a^T, so the operands change
-// places.
 #include <library_products.h>
 
-#include <cublasLt.h>
-
-#include <algorithm>
-#include <array>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <tuple>
-#include <vector>
 
+#include <algorithm_text.h>
 #include <device_check.h>
+#include <product_plan.h>
 
 namespace rwkv::cuda {
 namespace {
 
-constexpr size_t kWorkspace = size_t{32} << 20;
-constexpr int kCandidates = 8, kTimedRuns = 3;
+constexpr int kTimedRuns = 3;
+// A measured algorithm is taken for the library's own first choice when it is faster by this much:
+// less is noise.
+constexpr float kWorthIt = 0.97f;
 
-// The one place where the library's return codes are looked at.
-void check(cublasStatus_t code, const char* what) {
-  if (code == CUBLAS_STATUS_SUCCESS) return;
-  throw Error(std::string("cuBLASLt: ") + what + ": " + cublasLtGetStatusString(code));
-}
-
-cudaDataType_t data_type(DType type) { return type == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF; }
-
-// What an algorithm depends on. m, n, k and the operands are the library's: column-major.
-struct ProductKey {
-  int64_t m, n, k;
-  bool trans_a, trans_b, adds;
-  DType in, out;
-  int device;
-  auto operator<=>(const ProductKey&) const = default;
-};
-
-struct DestroyOperation {
-  void operator()(cublasLtMatmulDesc_t p) const { cublasLtMatmulDescDestroy(p); }
-};
-struct DestroyLayout {
-  void operator()(cublasLtMatrixLayout_t p) const { cublasLtMatrixLayoutDestroy(p); }
-};
-struct DestroyPreference {
-  void operator()(cublasLtMatmulPreference_t p) const { cublasLtMatmulPreferenceDestroy(p); }
-};
-using Operation = std::unique_ptr<cublasLtMatmulDescOpaque_t, DestroyOperation>;
-using Layout = std::unique_ptr<cublasLtMatrixLayoutOpaque_t, DestroyLayout>;
-using Preference = std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, DestroyPreference>;
-
-Layout layout_of(DType type, int64_t rows, int64_t columns) {
-  cublasLtMatrixLayout_t layout = nullptr;
-  check(cublasLtMatrixLayoutCreate(&layout, data_type(type), static_cast<uint64_t>(rows),
-                                   static_cast<uint64_t>(columns), rows),
-        "layout");
-  return Layout(layout);
-}
-
-// A product of one shape: its descriptions, and the algorithm that was found for it.
-struct Plan {
-  explicit Plan(const ProductKey& key)
-      : a(key.trans_a ? layout_of(key.in, key.k, key.m) : layout_of(key.in, key.m, key.k)),
-        b(key.trans_b ? layout_of(key.in, key.n, key.k) : layout_of(key.in, key.k, key.n)),
-        c(layout_of(key.out, key.m, key.n)) {
-    cublasLtMatmulDesc_t description = nullptr;
-    check(cublasLtMatmulDescCreate(&description, CUBLAS_COMPUTE_32F, CUDA_R_32F), "description");
-    operation.reset(description);
-    const cublasOperation_t op_a = key.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N;
-    const cublasOperation_t op_b = key.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N;
-    check(cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSA, &op_a,
-                                         sizeof op_a),
-          "transposition");
-    check(cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSB, &op_b,
-                                         sizeof op_b),
-          "transposition");
+class Event {
+ public:
+  Event() { device::check(cudaEventCreate(&event_), "event"); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  ~Event() { cudaEventDestroy(event_); }
+  void record(void* stream) {
+    device::check(cudaEventRecord(event_, static_cast<cudaStream_t>(stream)), "event");
   }
-  Operation operation;
-  Layout a, b, c;
-  cublasLtMatmulAlgo_t algorithm{};
-};
+  float milliseconds_since(const Event& start) const {
+    device::check(cudaEventSynchronize(event_), "a product that is timed");
+    float milliseconds = 0;
+    device::check(cudaEventElapsedTime(&milliseconds, start.event_, event_), "event");
+    return milliseconds;
+  }
 
-struct Operands {
-  const void *a, *b;
-  void* c;
-  float beta;
+ private:
+  cudaEvent_t event_ = nullptr;
 };
 
 // One a device; calls come from one thread a device at a time.
@@ -97,102 +47,163 @@ class Products {
     device::check(cudaGetDevice(&device), "cudaGetDevice");
     const std::lock_guard lock(guard);
     std::unique_ptr<Products>& own = all[device];
-    if (own == nullptr) own = std::make_unique<Products>();
-    own->device_ = device;
+    if (own == nullptr) own = std::make_unique<Products>(device);
     return *own;
   }
-  Products() { check(cublasLtCreate(&handle_), "start"); }
+  explicit Products(int device) {
+    check(cublasLtCreate(&handle_), "start");
+    cudaDeviceProp properties{};
+    device::check(cudaGetDeviceProperties(&properties, device), "device properties");
+    id_ = "cuBLASLt " + std::to_string(cublasLtGetVersion()) + ", " + properties.name;
+  }
   Products(const Products&) = delete;
   Products& operator=(const Products&) = delete;
 
-  int device() const { return device_; }
-
-  void run(const Stream& stream, const ProductKey& key, const Operands& operands) {
-    auto found = plans_.find(key);
-    if (found == plans_.end()) {
-      found = plans_.emplace(key, std::make_unique<Plan>(key)).first;
-      choose(stream, key, operands, *found->second);
+  void run(const Stream& stream, const ProductShape& shape, const ProductBatch& batch,
+           const ProductOperands& operands) {
+    require(stream.scratch_bytes >= kProductWorkspace,
+            "a stream of a GPU has scratch for products");
+    auto plan = plans_.find({shape, batch});
+    if (plan == plans_.end()) {
+      plan = plans_.emplace(std::pair(shape, batch), std::make_unique<ProductPlan>(shape, batch))
+                 .first;
     }
-    const Plan& plan = *found->second;
-    call(stream, plan, plan.algorithm, operands, "product");
+    auto chosen = algorithms_.find(shape);
+    if (chosen == algorithms_.end()) {
+      chosen = algorithms_.emplace(shape, choose(stream, *plan->second, operands)).first;
+    }
+    call(stream, *plan->second, chosen->second, operands);
+  }
+
+  void measure(bool on) { measures_ = on; }
+  std::string write() const { return write_algorithms(id_, algorithms_); }
+  std::string read(const std::string& text) {
+    AlgorithmTable table;
+    const std::string why = read_algorithms(text, id_, table);
+    if (why.empty()) algorithms_ = std::move(table);
+    return why;
   }
 
  private:
-  void call(const Stream& stream, const Plan& plan, const cublasLtMatmulAlgo_t& algorithm,
-            const Operands& operands, const char* what) const {
-    require(stream.scratch_bytes >= static_cast<int64_t>(kWorkspace),
-            "a stream of a GPU has scratch for products");
-    const float one = 1;
-    check(cublasLtMatmul(handle_, plan.operation.get(), &one, operands.a, plan.a.get(), operands.b,
-                         plan.b.get(), &operands.beta, operands.c, plan.c.get(), operands.c,
-                         plan.c.get(), &algorithm, stream.scratch, kWorkspace,
-                         static_cast<cudaStream_t>(stream.native)),
-          what);
+  void call(const Stream& stream, const ProductPlan& plan, const cublasLtMatmulAlgo_t& algorithm,
+            const ProductOperands& operands) const {
+    plan.run(handle_, algorithm, operands, stream.scratch, kProductWorkspace, stream.native);
   }
 
-  std::vector<cublasLtMatmulHeuristicResult_t> candidates(const Plan& plan) const {
-    cublasLtMatmulPreference_t preference = nullptr;
-    check(cublasLtMatmulPreferenceCreate(&preference), "preference");
-    const Preference owner(preference);
-    const size_t room = kWorkspace;
-    check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                               &room, sizeof room),
-          "workspace");
-    std::vector<cublasLtMatmulHeuristicResult_t> found(kCandidates);
-    int count = 0;
-    check(cublasLtMatmulAlgoGetHeuristic(handle_, plan.operation.get(), plan.a.get(), plan.b.get(),
-                                         plan.c.get(), plan.c.get(), preference, kCandidates,
-                                         found.data(), &count),
-          "heuristic");
-    found.resize(static_cast<size_t>(count));
-    return found;
-  }
-
-  // The first that the library offers: its choice depends on the shape alone, so a run repeats it.
-  void choose(const Stream&, const ProductKey& key, const Operands&, Plan& plan) {
-    const auto found = candidates(plan);
-    if (found.empty()) {
-      throw Error("cuBLASLt has no algorithm for a product of " + std::to_string(key.n) + " x " +
-                  std::to_string(key.k) + " x " + std::to_string(key.m));
+  cublasLtMatmulAlgo_t choose(const Stream& stream, const ProductPlan& plan,
+                              const ProductOperands& operands) const {
+    const auto found = plan.algorithms(handle_, kProductWorkspace);
+    if (!measures_ || found.size() == 1) return found.front();
+    size_t best = 0;
+    float least = time_of(stream, plan, found.front(), operands) * kWorthIt;
+    for (size_t i = 1; i < found.size(); ++i) {
+      const float time = time_of(stream, plan, found[i], operands);
+      if (time >= least) continue;
+      least = time;
+      best = i;
     }
-    plan.algorithm = found.front().algo;
+    return found[best];
+  }
+
+  // The least of a few runs, after one that loads the kernel.
+  float time_of(const Stream& stream, const ProductPlan& plan,
+                const cublasLtMatmulAlgo_t& algorithm, const ProductOperands& operands) const {
+    call(stream, plan, algorithm, operands);
+    float least = 0;
+    for (int i = 0; i < kTimedRuns; ++i) {
+      Event start, end;
+      start.record(stream.native);
+      call(stream, plan, algorithm, operands);
+      end.record(stream.native);
+      const float time = end.milliseconds_since(start);
+      if (i == 0 || time < least) least = time;
+    }
+    return least;
   }
 
   cublasLtHandle_t handle_ = nullptr;  // to the end of the process
-  int device_ = 0;
-  std::map<ProductKey, std::unique_ptr<Plan>> plans_;
+  std::string id_;
+  bool measures_ = false;
+  std::map<std::pair<ProductShape, ProductBatch>, std::unique_ptr<ProductPlan>> plans_;
+  AlgorithmTable algorithms_;
 };
 
 // The library wants rows of multiples of 16 bytes for its fast kernels, and takes 4 bytes at least.
 bool aligned(int64_t columns, DType type) { return columns * bytes_of(type) % 16 == 0; }
 
+const std::byte* behind(const ConstTensor& t, int64_t rows) {
+  return t.data + rows * t.shape[1] * bytes_of(t.dtype);
+}
+
+// Rows [first, first + count * rows) of c, as `count` products.
+void rows_of_matmul(const Stream& stream, const Matmul& op, int64_t first, int64_t rows,
+                    int64_t count) {
+  const int64_t n = op.c.shape[1];
+  const int64_t k = op.trans_a ? op.a.shape[0] : op.a.shape[1];
+  const ProductShape shape{n,
+                           rows,
+                           k,
+                           op.trans_a ? rows : k,
+                           op.trans_b,
+                           op.trans_a,
+                           op.beta != 0,
+                           op.a.dtype,
+                           op.c.dtype,
+                           op.leaves.leaf > 0};
+  const ProductBatch batch =
+      count == 1 ? ProductBatch{} : ProductBatch{count, 0, rows * k, rows * n};
+  const std::byte* a = first == 0 ? op.a.data : behind(op.a, first);
+  Products::here().run(stream, shape, batch,
+                       {op.b.data, a, op.c.data + first * n * bytes_of(op.c.dtype)});
+}
+
 }  // namespace
 
 bool library_takes(const Matmul& op) {
-  return op.leaves.leaf == 0 && aligned(op.a.shape[1], op.a.dtype) &&
+  return (op.leaves.leaf == 0 || !op.trans_a) && aligned(op.a.shape[1], op.a.dtype) &&
          aligned(op.b.shape[1], op.b.dtype) && aligned(op.c.shape[1], op.c.dtype) &&
          op.c.elements() > 0;
 }
 
 bool library_takes(const WeightGradient& op) {
-  return op.leaves.leaf == 0 && !op.to.fixed() && op.left.shape[0] > 0 &&
-         aligned(op.left.shape[1], op.left.dtype) && aligned(op.right.shape[1], op.right.dtype);
+  return op.left.shape[0] > 0 && aligned(op.left.shape[1], op.left.dtype) &&
+         aligned(op.right.shape[1], op.right.dtype);
 }
 
 void library_matmul(const Stream& stream, const Matmul& op) {
-  Products& products = Products::here();
-  const int64_t k = op.trans_a ? op.a.shape[0] : op.a.shape[1];
-  const ProductKey key{op.c.shape[1], op.c.shape[0], k,          op.trans_b,       op.trans_a,
-                       op.beta != 0,  op.a.dtype,    op.c.dtype, products.device()};
-  products.run(stream, key, {op.b.data, op.a.data, op.c.data, op.beta});
+  const int64_t rows = op.c.shape[0], leaf = op.leaves.leaf;
+  if (leaf == 0) return rows_of_matmul(stream, op, 0, rows, 1);
+  for (int64_t first = 0; first < rows;) {
+    const int64_t size = op.leaves.end(first, rows) - first, count = op.leaves.alike(first, rows);
+    rows_of_matmul(stream, op, first, size, count);
+    first += count * size;
+  }
 }
 
 void library_weight_gradient(const Stream& stream, const WeightGradient& op) {
-  Products& products = Products::here();
   const int64_t m = op.left.shape[1], n = op.right.shape[1];
-  const ProductKey key{
-      n, m, op.left.shape[0], false, true, true, op.left.dtype, DType::kF32, products.device()};
-  products.run(stream, key, {op.right.data, op.left.data, op.to.sum.data, 1.0f});
+  const ProductShape shape{n,    m,    op.left.shape[0], m,           false,
+                           true, true, op.left.dtype,    DType::kF32, false};
+  Products::here().run(stream, shape, {}, {op.right.data, op.left.data, op.to.sum.data});
+}
+
+void library_leaf_gradients(const Stream& stream, const LeafProducts& op) {
+  const int64_t n = op.right.shape[1], rows = op.left.shape[0] / op.count;
+  const int64_t width = op.left.shape[1], m = op.end - op.begin;
+  const ProductShape shape{n, m, rows, width, false, true, false, op.left.dtype, DType::kF32, true};
+  const ProductBatch batch =
+      op.count == 1 ? ProductBatch{} : ProductBatch{op.count, rows * n, rows * width, m * n};
+  Products::here().run(stream, shape, batch,
+                       {op.right.data, op.left.data + op.begin * bytes_of(op.left.dtype), op.to});
+}
+
+const ProductChoices& library_choices() {
+  static constexpr ProductChoices choices{
+      [](bool on) { Products::here().measure(on); },
+      [] { return Products::here().write(); },
+      [](const std::string& text) { return Products::here().read(text); },
+  };
+  return choices;
 }
 
 }  // namespace rwkv::cuda

@@ -31,6 +31,7 @@ float warp_xor(float value, int mask);
 std::byte* shared_memory();
 // A buffer of the emulator's own, filled with what nobody may count on.
 std::byte* scratch(const Stream&, int64_t bytes);
+inline constexpr int64_t kLeafRoom = 16 << 10;  // so that small weights are cut too
 inline void raise_max(int64_t* to, int64_t value) {
   if (value > *to) *to = value;
 }

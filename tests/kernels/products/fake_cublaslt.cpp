@@ -1,0 +1,204 @@
+#include "tests/kernels/products/fake_cublaslt.h"
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <cstring>
+
+#include "core/base/dtype.h"
+
+namespace rwkv::fake {
+namespace {
+
+struct Layout {
+  cudaDataType type;
+  uint64_t rows, columns;
+  int64_t column_stride;
+  int32_t count = 1;
+  int64_t stride = 0;
+
+  int64_t bytes() const { return type == CUDA_R_32F ? 4 : 2; }
+  int64_t place(int64_t matrix, uint64_t row, uint64_t column) const {
+    return matrix * stride + static_cast<int64_t>(column) * column_stride +
+           static_cast<int64_t>(row);
+  }
+  double read(const void* p, int64_t i) const {
+    return type == CUDA_R_32F ? static_cast<double>(static_cast<const float*>(p)[i])
+                              : static_cast<double>(float(static_cast<const bf16*>(p)[i]));
+  }
+  void write(void* p, int64_t i, double value) const {
+    if (type == CUDA_R_32F) {
+      static_cast<float*>(p)[i] = static_cast<float>(value);
+    } else {
+      static_cast<bf16*>(p)[i] = bf16(static_cast<float>(value));
+    }
+  }
+};
+struct Operation {
+  bool trans_a = false, trans_b = false;
+};
+struct Preference {
+  bool whole = false;
+};
+struct Event {
+  float at = 0;
+};
+
+float now = 0;
+
+const Layout& layout(cublasLtMatrixLayout_t p) { return *reinterpret_cast<const Layout*>(p); }
+
+template <class T, class Opaque>
+T* made(Opaque** p, T* object) {
+  *p = reinterpret_cast<Opaque*>(object);
+  return object;
+}
+
+}  // namespace
+
+Library& library() {
+  static Library own;
+  return own;
+}
+
+}  // namespace rwkv::fake
+
+using namespace rwkv::fake;
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
+  *handle = reinterpret_cast<cublasLtHandle_t>(&library());
+  return CUBLAS_STATUS_SUCCESS;
+}
+size_t cublasLtGetVersion() { return 130000; }
+const char* cublasLtGetStatusString(cublasStatus_t) { return "a fake's refusal"; }
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* p, cublasComputeType_t,
+                                        cudaDataType_t) {
+  made(p, new Operation);
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescDestroy(const cublasLtMatmulDesc_t p) {
+  delete reinterpret_cast<Operation*>(p);
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t p,
+                                              cublasLtMatmulDescAttributes_t which,
+                                              const void* value, size_t) {
+  auto& own = *reinterpret_cast<Operation*>(p);
+  const bool yes = *static_cast<const cublasOperation_t*>(value) == CUBLAS_OP_T;
+  (which == CUBLASLT_MATMUL_DESC_TRANSA ? own.trans_a : own.trans_b) = yes;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* p, cudaDataType type,
+                                          uint64_t rows, uint64_t columns, int64_t stride) {
+  if (stride < static_cast<int64_t>(rows)) return CUBLAS_STATUS_INVALID_VALUE;
+  made(p, new Layout{type, rows, columns, stride});
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutDestroy(const cublasLtMatrixLayout_t p) {
+  delete reinterpret_cast<Layout*>(p);
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t p,
+                                                cublasLtMatrixLayoutAttribute_t which,
+                                                const void* value, size_t bytes) {
+  auto& own = *reinterpret_cast<Layout*>(p);
+  const bool count = which == CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT;
+  if (bytes != (count ? sizeof own.count : sizeof own.stride)) return CUBLAS_STATUS_INVALID_VALUE;
+  std::memcpy(count ? static_cast<void*>(&own.count) : &own.stride, value, bytes);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* p) {
+  made(p, new Preference);
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceDestroy(const cublasLtMatmulPreference_t p) {
+  delete reinterpret_cast<Preference*>(p);
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p,
+                                                    cublasLtMatmulPreferenceAttributes_t which,
+                                                    const void* value, size_t) {
+  if (which == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK) {
+    reinterpret_cast<Preference*>(p)->whole = *static_cast<const uint32_t*>(value) == 0;
+  }
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+// The second word of an algorithm says that it was asked for without splits.
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatmulPreference_t preference, int most,
+                                              cublasLtMatmulHeuristicResult_t found[], int* count) {
+  *count = 0;
+  for (size_t i = 0; i < library().times.size() && *count < most; ++i, ++*count) {
+    found[i] = {};
+    found[i].algo.data[0] = i;
+    found[i].algo.data[1] = reinterpret_cast<Preference*>(preference)->whole;
+    found[i].state = CUBLAS_STATUS_SUCCESS;
+  }
+  return *count == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, const void*,
+                              const void* a, cublasLtMatrixLayout_t a_layout, const void* b,
+                              cublasLtMatrixLayout_t b_layout, const void* beta, const void*,
+                              cublasLtMatrixLayout_t, void* c, cublasLtMatrixLayout_t c_layout,
+                              const cublasLtMatmulAlgo_t* algorithm, void*, size_t, cudaStream_t) {
+  const auto& op = *reinterpret_cast<const Operation*>(operation);
+  const Layout &la = layout(a_layout), &lb = layout(b_layout), &lc = layout(c_layout);
+  const uint64_t k = op.trans_a ? la.rows : la.columns;
+  if (k != (op.trans_b ? lb.columns : lb.rows) || la.count != lc.count || lb.count != lc.count ||
+      lc.rows != (op.trans_a ? la.columns : la.rows) ||
+      lc.columns != (op.trans_b ? lb.rows : lb.columns)) {
+    return CUBLAS_STATUS_INVALID_VALUE;
+  }
+  for (int32_t matrix = 0; matrix < lc.count; ++matrix) {
+    for (uint64_t i = 0; i < lc.rows; ++i) {
+      for (uint64_t j = 0; j < lc.columns; ++j) {
+        const int64_t at = lc.place(matrix, i, j);
+        double sum = *static_cast<const float*>(beta) == 0 ? 0 : lc.read(c, at);
+        for (uint64_t l = 0; l < k; ++l) {
+          sum += la.read(a, op.trans_a ? la.place(matrix, l, i) : la.place(matrix, i, l)) *
+                 lb.read(b, op.trans_b ? lb.place(matrix, j, l) : lb.place(matrix, l, j));
+        }
+        lc.write(c, at, sum);
+      }
+    }
+  }
+  const uint64_t which = algorithm->data[0];
+  now += library().times.at(which);
+  library().calls.push_back({which, lc.rows, lc.columns, k, lc.count, algorithm->data[1] != 0});
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {};
+  std::strncpy(properties->name, library().gpu, sizeof properties->name - 1);
+  return cudaSuccess;
+}
+const char* cudaGetErrorString(cudaError_t) { return "a fake's error"; }
+cudaError_t cudaEventCreate(cudaEvent_t* event) {
+  made(event, new Event);
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete reinterpret_cast<Event*>(event);
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+  reinterpret_cast<Event*>(event)->at = now;
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  *milliseconds = reinterpret_cast<Event*>(to)->at - reinterpret_cast<Event*>(from)->at;
+  return cudaSuccess;
+}

@@ -1,0 +1,25 @@
+// cuBLASLt and the few calls of the CUDA runtime that choosing among its algorithms takes, on the
+// host: products are computed in double from what the layouts say, and time is what the test says
+// an algorithm takes.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace rwkv::fake {
+
+struct ProductCall {
+  uint64_t algorithm;
+  uint64_t m, n, k;
+  int32_t count;
+  bool whole;  // no algorithm that splits sums was allowed when it was asked for
+};
+
+struct Library {
+  std::vector<float> times = {1};  // milliseconds of each algorithm that it offers, best first
+  std::vector<ProductCall> calls;
+  const char* gpu = "Fake GPU";
+};
+Library& library();
+
+}  // namespace rwkv::fake

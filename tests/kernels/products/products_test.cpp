@@ -1,0 +1,196 @@
+// The products that go to cuBLASLt: what is asked of it, in which calls, and which of its
+// algorithms is taken.
+#include <gtest/gtest.h>
+
+#include <library_products.h>
+#include "core/base/arena.h"
+#include "tests/kernels/products/fake_cublaslt.h"
+#include "tests/kernels/two_backends.h"
+#include "tests/support/tolerance.h"
+
+namespace rwkv {
+namespace {
+
+using namespace test;
+
+// A stream with the scratch that products take.
+const Stream& stream() {
+  static const Buffer room(cuda::kProductWorkspace);
+  static const Stream own{.scratch = room.data(), .scratch_bytes = room.bytes()};
+  return own;
+}
+
+Backend library_backend() {
+  Backend t = reference_backend();
+  t.matmul = [](const Stream&, const Matmul& op) {
+    ASSERT_TRUE(cuda::library_takes(op));
+    cuda::library_matmul(stream(), op);
+  };
+  t.weight_gradient = [](const Stream&, const WeightGradient& op) {
+    ASSERT_TRUE(cuda::library_takes(op));
+    cuda::library_weight_gradient(stream(), op);
+  };
+  return t;
+}
+
+class Products : public testing::Test {
+ protected:
+  void SetUp() override {
+    fake::library().calls.clear();
+    fake::library().times = {1};
+    cuda::library_choices().measure(false);
+  }
+  // y (8, 16) of zeros: a shape of its own for each k.
+  static void multiply(int64_t k, float beta = 0, int64_t leaf = 0) {
+    Owned<float> a({8, k}), b({16, k}), c({8, 16});
+    cuda::library_matmul(stream(), {.a = a.view(),
+                                    .b = b.view(),
+                                    .c = c.view(),
+                                    .trans_b = true,
+                                    .beta = beta,
+                                    .leaves = {.tokens = 8, .leaf = leaf}});
+  }
+  static uint64_t last_algorithm() { return fake::library().calls.back().algorithm; }
+};
+
+TEST_F(Products, AgreeWithTheReference) {
+  const Backend ops = library_backend();
+  for (const DType type : {DType::kF32, DType::kBF16}) {
+    for (int which = 0; which < 8; ++which) {
+      const bool trans_a = which & 1, trans_b = which & 2, adds = which & 4;
+      TwoBackends b(type, ops, 1);
+      b.input("a", trans_a ? Shape{24, 16} : Shape{16, 24});
+      b.input("b", trans_b ? Shape{40, 24} : Shape{24, 40});
+      b.output("c", {16, 40});
+      b.acc_output("gradient", {24, 40}, 0.5);
+      b.input("right", {16, 40});
+      b.run<Matmul>(&Backend::matmul, [&](const auto& t) {
+        return Matmul{t("a"), t("b"), t("c"), trans_a, trans_b, adds ? 1.0f : 0.0f};
+      });
+      if (!trans_a) {
+        b.run<WeightGradient>(&Backend::weight_gradient, [&](const auto& t) {
+          return WeightGradient{t("a"), t("right"), t("gradient")};
+        });
+      }
+      b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
+    }
+  }
+}
+
+TEST_F(Products, LeavesAreCallsOfTheirOwnShape) {
+  const Backend ops = library_backend();
+  TwoBackends b(DType::kF32, ops, 1);
+  // Two sequences of 11 tokens in leaves of 4: 4, 4, 3 each.
+  b.input("a", {22, 24});
+  b.input("b", {40, 24});
+  b.output("c", {22, 40});
+  b.run<Matmul>(&Backend::matmul, [&](const auto& t) {
+    return Matmul{t("a"), t("b"), t("c"), false, true, 0, {.tokens = 11, .leaf = 4}};
+  });
+  b.expect_close(tolerance::kFloat, tolerance::kFloat);
+  std::vector<std::pair<uint64_t, int32_t>> rows;
+  for (const fake::ProductCall& call : fake::library().calls) {
+    EXPECT_TRUE(call.whole);
+    rows.emplace_back(call.n, call.count);
+  }
+  const std::vector<std::pair<uint64_t, int32_t>> wanted = {{4, 2}, {3, 1}, {4, 2}, {3, 1}};
+  EXPECT_EQ(rows, wanted);
+}
+
+TEST_F(Products, LeafGradientsOfSomeColumns) {
+  Owned<float> left({6, 16}), right({6, 8}), to({2, 4, 8});
+  for (int64_t i = 0; i < left.size(); ++i) left[i] = static_cast<float>(i % 7) - 3;
+  for (int64_t i = 0; i < right.size(); ++i) right[i] = static_cast<float>(i % 5) - 2;
+  cuda::library_leaf_gradients(stream(), {left.view(), right.view(), 2, 4, 8, &to[0]});
+  for (int64_t leaf = 0; leaf < 2; ++leaf) {
+    for (int64_t i = 0; i < 4; ++i) {
+      for (int64_t j = 0; j < 8; ++j) {
+        float sum = 0;
+        for (int64_t r = 3 * leaf; r < 3 * leaf + 3; ++r) {
+          sum += left[r * 16 + 4 + i] * right[r * 8 + j];
+        }
+        EXPECT_EQ(to[(leaf * 4 + i) * 8 + j], sum);
+      }
+    }
+  }
+  EXPECT_EQ(fake::library().calls.size(), 1U);
+  EXPECT_TRUE(fake::library().calls[0].whole);
+}
+
+TEST_F(Products, WhatIsNotAlignedIsLeftToThePlainKernels) {
+  Owned<bf16> a({16, 12}), b({40, 12}), c({16, 40});
+  EXPECT_FALSE(cuda::library_takes(Matmul{a.view(), b.view(), c.view(), false, true}));
+  Owned<float> gradient({12, 40});
+  Owned<bf16> right({16, 40});
+  EXPECT_FALSE(cuda::library_takes(WeightGradient{a.view(), right.view(), gradient.view()}));
+}
+
+TEST_F(Products, TheFirstIsTakenUnlessMeasured) {
+  fake::library().times = {1, 0.5};
+  multiply(32);
+  EXPECT_EQ(last_algorithm(), 0U);
+  EXPECT_EQ(fake::library().calls.size(), 1U);
+}
+
+TEST_F(Products, TheFastestIsTakenWhenMeasuredAndKept) {
+  fake::library().times = {1, 0.8f, 0.7f, 0.9f};
+  cuda::library_choices().measure(true);
+  multiply(48);
+  EXPECT_EQ(last_algorithm(), 2U);
+  const size_t calls = fake::library().calls.size();
+  EXPECT_GT(calls, 12U);
+  cuda::library_choices().measure(false);
+  multiply(48);
+  EXPECT_EQ(last_algorithm(), 2U);
+  EXPECT_EQ(fake::library().calls.size(), calls + 1);
+  // With or without splits, and adding or not, are shapes of their own.
+  multiply(48, 0, 4);
+  EXPECT_EQ(last_algorithm(), 0U);
+  multiply(48, 1);
+  EXPECT_EQ(last_algorithm(), 0U);
+}
+
+TEST_F(Products, ALittleFasterIsNoise) {
+  fake::library().times = {1, 0.98f};
+  cuda::library_choices().measure(true);
+  multiply(64);
+  EXPECT_EQ(last_algorithm(), 0U);
+}
+
+TEST_F(Products, ChoicesAreWrittenAndTakenAgain) {
+  const ProductChoices& choices = cuda::library_choices();
+  fake::library().times = {1, 0.5f};
+  choices.measure(true);
+  multiply(80);
+  choices.measure(false);
+  const std::string text = choices.write();
+  EXPECT_EQ(text.substr(0, text.find('\n')), "cuBLASLt 130000, Fake GPU");
+  EXPECT_EQ(choices.read(text.substr(0, text.find('\n') + 1)), "");  // none
+  multiply(80);
+  EXPECT_EQ(last_algorithm(), 0U);
+  EXPECT_EQ(choices.read(text), "");
+  EXPECT_EQ(choices.write(), text);
+  multiply(80);
+  EXPECT_EQ(last_algorithm(), 1U);
+
+  EXPECT_EQ(choices.read("cuBLASLt 120000, Fake GPU\n"),
+            "they are of 'cuBLASLt 120000, Fake GPU', this is 'cuBLASLt 130000, Fake GPU'");
+  for (const std::string& damaged : {text.substr(0, text.size() - 20), text + "1 2\n",
+                                     text + "# more\n", text.substr(0, text.size() - 1) + " 1\n"}) {
+    EXPECT_NE(choices.read(damaged).find("is no algorithm of a product"), std::string::npos);
+  }
+  EXPECT_EQ(choices.write(), text);
+}
+
+TEST_F(Products, NoAlgorithmIsAnErrorThatSaysTheShape) {
+  fake::library().times = {};
+  try {
+    multiply(96);
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "cuBLASLt has no algorithm for a product of 8 x 96 x 16");
+  }
+}
+
+}  // namespace
+}  // namespace rwkv
