@@ -24,6 +24,7 @@ struct CheckpointInfo {
   std::string run_id;    // of the run folder, from its first step to its last; the same on all
                          // ranks
   int64_t repeated_passes = 0;  // of the run so far: terms of exact sums that did not fit
+  std::string products = {};    // algorithms of products, as the backend writes them; empty: none
   uint64_t weights_hash = 0;    // ParamStore::hash(); filled by save_checkpoint()
 };
 

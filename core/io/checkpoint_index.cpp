@@ -171,8 +171,20 @@ void read_scales(const Hdf5File& file, CheckpointIndex& index, const std::string
   file.read("scales", view_of(index.scales.data(), {count}));
 }
 
+std::string read_products(const Hdf5File& file, const std::string& where) {
+  if (!file.has("products")) return "";
+  const Shape shape = file.shape_of("products");
+  if (shape.rank != 1 || file.dtype_of("products") != DType::kU8) {
+    throw InputError(where + ": dataset 'products' is not (bytes) of u8");
+  }
+  std::vector<uint8_t> text(static_cast<size_t>(shape[0]));
+  file.read("products", view_of(text.data(), shape));
+  return {text.begin(), text.end()};
+}
+
 CheckpointInfo read_info(const Hdf5File& file, const std::string& where) {
   CheckpointInfo info;
+  info.products = read_products(file, where);
   info.step = file.int_attribute("step");
   info.tokens = file.int_attribute("tokens");
   if (file.has_attribute("repeated_passes")) {
@@ -244,6 +256,10 @@ void write_index(const std::string& folder, const CheckpointIndex& index) {
   write_rows(file, "extents", kExtentColumns, extents);
   if (!index.scales.empty()) {
     file.write("scales", view_of(index.scales.data(), {static_cast<int64_t>(index.scales.size())}));
+  }
+  if (!index.info.products.empty()) {
+    std::vector<uint8_t> text(index.info.products.begin(), index.info.products.end());
+    file.write("products", view_of(text.data(), {static_cast<int64_t>(text.size())}));
   }
   file.close();
   replace_file(folder + "/index.xxh3", hash_line(to_hex(digest_file(path).hash)));

@@ -34,6 +34,10 @@ void RunFolder::write_config(const Recipe& recipe) const {
   replace_file(path_ + "/config.yaml", to_yaml(recipe));
 }
 
+void RunFolder::write_products(const std::string& text) const {
+  if (!text.empty()) replace_file(path_ + "/products.txt", text);
+}
+
 void RunFolder::start_afresh() const {
   if (latest_checkpoint(path_).empty() && lost_checkpoint(path_).empty()) {
     fs::remove(metrics());
@@ -45,7 +49,8 @@ void RunFolder::start_afresh() const {
     before = fmt::format("{}/before-{}", path_, ++number);
   } while (fs::exists(before));
   make_directories(before);
-  for (const char* name : {"metrics.jsonl", "config.yaml", "report.html", "checkpoints"}) {
+  for (const char* name :
+       {"metrics.jsonl", "config.yaml", "report.html", "products.txt", "checkpoints"}) {
     const std::string from = fmt::format("{}/{}", path_, name);
     if (fs::exists(from)) fs::rename(from, fmt::format("{}/{}", before, name));
   }
@@ -168,6 +173,7 @@ void read_point(const Recipe& recipe, ResumePoint& point) {
   point.step = info.step;
   point.tokens = info.tokens;
   point.numerics = info.numerics;
+  point.products = info.products;
   point.repeated_passes = info.repeated_passes;
   point.finished = info.step >= recipe.train.steps;
   if (point.own) point.run_id = info.run_id;

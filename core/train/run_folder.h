@@ -19,6 +19,8 @@ class RunFolder {
   std::string metrics() const { return path_ + "/metrics.jsonl"; }
   std::string checkpoints() const { return path_ + "/checkpoints"; }
   void write_config(const Recipe&) const;
+  // Algorithms of products, for people: a run goes on with its checkpoint's. Empty: no file.
+  void write_products(const std::string& text) const;
   // Makes room for a run from its start. Checkpoints of an earlier run and all that belongs to them
   // move to before-1 (-2, ...), a run folder of its own; metrics without a checkpoint are removed.
   void start_afresh() const;
@@ -35,6 +37,7 @@ struct ResumePoint {
   int64_t step = 0;        // updates done
   int64_t tokens = 0;
   std::string numerics;         // of what computed it
+  std::string products;         // what its products were computed by; empty: nothing is said
   int64_t repeated_passes = 0;  // of the run so far
   bool own = false;             // the checkpoint is one of run.dir: its metrics go on too
   bool finished = false;        // nothing is left to do

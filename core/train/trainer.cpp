@@ -41,7 +41,8 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
       share_(share_of(recipe.train.batch, mesh_.data, mesh_.data_group(ranks.rank()))),
       micro_batch_(plan_micro_batch(recipe, share_.count(), mesh_.sequence, machine.tokens_a_pass)),
       plan_(plan_step(share_.count(), micro_batch_, machine.leaf > 0)),
-      totals_(0) {
+      totals_(0),
+      chooses_(machine.ops->choices != nullptr) {
   model_ = std::make_unique<Model>(complete_model(recipe));
   source_ = make_train_source(recipe, model_->config().vocab);
   validation_ = make_validation_source(recipe, model_->config().vocab);
@@ -96,6 +97,7 @@ void Trainer::load_batch(int64_t step) {
 bool Trainer::train_step(int64_t step, StepRow& row) {
   const auto start = std::chrono::steady_clock::now();
   const int64_t repeated_before = repeated_;
+  if (chooses_) choose_products(step);
   load_batch(step);
   store_->zero_gradients(pass_.stream);
   for (size_t next = 0; next < plan_.size(); ++next) {
@@ -136,6 +138,33 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
     }
   }
   return totals_.stop > 0;
+}
+
+// One pass whose results are thrown away. Ranks share rank 0's choices, so that what its checkpoint
+// holds is what all have computed with.
+void Trainer::choose_products(int64_t step) {
+  const ProductChoices& choices = *machine_.ops->choices;
+  chooses_ = false;
+  choices.measure(true);
+  load_batch(step);
+  if (plan_.front().phase == Phase::kForwardBackward) forward_backward(plan_.front());
+  choices.measure(false);
+  take_product_choices(ranks_.broadcast(choices.write(), 0));
+}
+
+std::string Trainer::product_choices() const {
+  return machine_.ops->choices == nullptr ? "" : machine_.ops->choices->write();
+}
+
+std::string Trainer::take_product_choices(const std::string& text) {
+  if (machine_.ops->choices == nullptr) return "products have one algorithm here";
+  const std::string why = machine_.ops->choices->read(text);
+  if (ranks_.min(why.empty() ? 1 : 0) == 1) {
+    chooses_ = false;
+  } else if (why.empty()) {
+    return "another rank cannot use them";
+  }
+  return why;
 }
 
 void Trainer::forward_backward(const Action& action) {

@@ -50,6 +50,11 @@ class Trainer {
   int64_t micro_batch() const { return micro_batch_; }
   const MeshShape& mesh() const { return mesh_; }
   int64_t tokens_a_step() const { return recipe_.train.batch * recipe_.train.context; }
+  // Which algorithms products have, as text for a checkpoint or a person; empty: there is but one.
+  // They are chosen in the first step by measuring, unless those of a checkpoint were taken before.
+  std::string product_choices() const;
+  // Returns in a few words why they cannot be used here; empty: taken. Collective.
+  std::string take_product_choices(const std::string&);
   // After weights were changed from outside (a checkpoint was loaded).
   void weights_changed();
   // What the planned memory of this rank holds.
@@ -58,6 +63,7 @@ class Trainer {
   void set_stop_flag(const volatile int* flag) { stop_flag_ = flag; }
 
  private:
+  void choose_products(int64_t step);
   void forward_backward(const Action&);
   bool scales_fit(int64_t step);
   [[noreturn]] void throw_not_finite(int64_t step, double norm) const;
@@ -94,6 +100,7 @@ class Trainer {
   std::vector<double> scales_;  // those of the next step
   Buffer peaks_room_;
   int64_t repeated_ = 0;
+  bool chooses_;  // products, in the next step
   const volatile int* stop_flag_ = nullptr;
 };
 

@@ -35,6 +35,7 @@ class Run {
   std::string model_line() const;
   std::string memory_line() const;
   void begin();
+  void take_products();
   void after_step(StepRow& row);
   void log(const StepRow& row);
   void evaluate_into(StepRow& row);
@@ -157,6 +158,7 @@ void Run::after_step(StepRow& row) {
   const int64_t every = recipe().eval.every;
   if (last || (every > 0 && row.step % every == 0)) evaluate_into(row);
   if (!speaks()) return;
+  if (done_ == 1) setup_.folder->write_products(trainer_.product_choices());
   metrics_->append(row);
   rows_.push_back(row);
   log(row);
@@ -168,6 +170,7 @@ CheckpointInfo Run::info_of(const StepRow& row) const {
   info.tokens = row.tokens;
   info.recipe = to_yaml(recipe());
   info.numerics = machine_.numerics;
+  info.products = trainer_.product_choices();
   info.repeated_passes = setup_.resume.repeated_passes + trainer_.repeated_passes();
   info.run_id = run_id_;
   return info;
@@ -261,8 +264,17 @@ void Run::finish(const StepRow& last) {
   say("\n" + summary(end, setup_.colour));
 }
 
+// Those of the checkpoint, where they are of this library and GPU.
+void Run::take_products() {
+  if (setup_.resume.products.empty()) return;
+  const std::string why = trainer_.take_product_choices(setup_.resume.products);
+  if (why.empty()) return;
+  say(fmt::format("note    algorithms of products are not the checkpoint's: {}\n", why));
+}
+
 ExitCode Run::go() {
   on_root(ranks_, [&] { begin(); });
+  take_products();
   run_id_ =
       ranks_.broadcast(setup_.resume.run_id.empty() ? make_run_id() : setup_.resume.run_id, 0);
   const Recipe& r = recipe();

@@ -46,8 +46,12 @@ std::vector<std::string> names_in(const std::string& folder) {
 
 TEST_F(Saving, InAThreadKeepsWhatTheWeightsWere) {
   const Recipe recipe = recipe_of(in("a"));
-  const CheckpointInfo info{
-      .step = 6, .tokens = 288, .recipe = to_yaml(recipe), .numerics = "n", .run_id = "a"};
+  const CheckpointInfo info{.step = 6,
+                            .tokens = 288,
+                            .recipe = to_yaml(recipe),
+                            .numerics = "n",
+                            .run_id = "a",
+                            .products = "a library\n1 2 3\n"};
   run_local(2, [&](Communicator& ranks) {
     ParamStore store = make_store(recipe);
     fill(store, 6);
@@ -60,6 +64,7 @@ TEST_F(Saving, InAThreadKeepsWhatTheWeightsWere) {
     pending.finish();
     EXPECT_TRUE(pending.written());
     EXPECT_EQ(read_checkpoint_info(step(6)).weights_hash, hash);
+    EXPECT_EQ(read_checkpoint_info(step(6)).products, info.products);
     load_checkpoint(step(6), store, true);
     EXPECT_EQ(store.hash(), hash);
     EXPECT_EQ(store.moment2(0).as<float>()[0], 6);

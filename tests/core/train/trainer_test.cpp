@@ -123,6 +123,87 @@ TEST(Trainer, RecomputeGivesTheSameBits) {
   }
 }
 
+// A library of products that notes what is asked of it.
+struct NotedChoices {
+  int measured = 0;  // matrix products while it was to measure
+  bool measuring = false;
+  std::vector<std::string> read;
+  std::string refusal;
+};
+thread_local NotedChoices* noted = nullptr;  // of a rank
+
+const Backend& choosing_backend() {
+  static constexpr ProductChoices choices{
+      [](bool on) { noted->measuring = on; },
+      [] { return std::string("chosen"); },
+      [](const std::string& text) {
+        noted->read.push_back(text);
+        return noted->refusal;
+      },
+  };
+  static const Backend table = [] {
+    Backend t = cpu_backend();
+    t.choices = &choices;
+    t.matmul = [](const Stream& stream, const Matmul& op) {
+      if (noted->measuring) {
+        ++noted->measured;
+        zero(host_memory(), stream, op.c);  // what is measured computes nothing of use
+      } else {
+        cpu_backend().matmul(stream, op);
+      }
+    };
+    return t;
+  }();
+  return table;
+}
+
+TEST(Trainer, ProductsAreChosenInAPassThatIsThrownAway) {
+  const Recipe recipe = small_recipe({"precision=fp32"});
+  for (const int ranks : {1, 2}) {
+    const Result wanted = train(recipe, ranks, 2);
+    run_local(ranks, [&](Communicator& comm) {
+      NotedChoices own;
+      noted = &own;
+      Machine machine = one_thread(recipe);
+      machine.ops = &choosing_backend();
+      Trainer trainer(recipe, machine, comm);
+      EXPECT_EQ(trainer.product_choices(), "chosen");
+      StepRow row;
+      trainer.train_step(0, row);
+      EXPECT_EQ(row.loss, wanted.losses[0]);
+      const int measured = own.measured;
+      EXPECT_GT(measured, 0);
+      EXPECT_EQ(own.read, std::vector<std::string>{"chosen"});
+      trainer.train_step(1, row);
+      EXPECT_EQ(row.loss, wanted.losses[1]);
+      EXPECT_EQ(own.measured, measured);
+      EXPECT_EQ(trainer.store().hash(), wanted.hashes[0]);
+    });
+  }
+}
+
+TEST(Trainer, ProductsOfACheckpointAreTakenByAllRanksOrChosenAgain) {
+  const Recipe recipe = small_recipe({"precision=fp32"});
+  for (const bool refused : {false, true}) {
+    run_local(2, [&](Communicator& comm) {
+      NotedChoices own;
+      noted = &own;
+      Machine machine = one_thread(recipe);
+      machine.ops = &choosing_backend();
+      Trainer trainer(recipe, machine, comm);
+      const bool refuses = refused && comm.rank() == 1;
+      if (refuses) own.refusal = "another GPU";
+      const std::string why = trainer.take_product_choices("written before");
+      EXPECT_EQ(why, refuses ? "another GPU" : refused ? "another rank cannot use them" : "");
+      own.refusal.clear();
+      StepRow row;
+      trainer.train_step(0, row);
+      EXPECT_EQ(own.measured > 0, refused);
+      EXPECT_EQ(own.read.back(), refused ? "chosen" : "written before");
+    });
+  }
+}
+
 TEST(Trainer, ARowSaysWhatTheStepWas) {
   const Recipe recipe = small_recipe();
   const auto self = make_self();
