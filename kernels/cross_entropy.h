@@ -13,8 +13,9 @@ struct CrossEntropy {
   ConstTensor targets;  // (R) i32 in [0, V)
   ConstTensor weight;   // (R) f32
   double l2wrap = 0;
-  Tensor loss;     // (R) acc: -ln softmax(logits)[target], unweighted
-  Tensor best;     // (R) i32: argmax, the lowest index on ties
+  double grad_scale = 1;  // of the gradient: so that it stays within what the type can hold
+  Tensor loss;            // (R) acc: -ln softmax(logits)[target], unweighted
+  Tensor best;            // (R) i32: argmax, the lowest index on ties
   Tensor dlogits;  // (R, V) compute type; empty: forward only. May share memory with logits when
                    // the types are equal.
 };

@@ -58,6 +58,7 @@ std::string command_again(const Context& context, const Recipe& recipe) {
 void load_state(const ResumePoint& resume, Trainer& trainer, Communicator& ranks) {
   agree(ranks, [&] { load_checkpoint(resume.checkpoint, trainer.store(), true); });
   trainer.weights_changed();
+  if (resume.loss_scale) trainer.set_loss_scale(*resume.loss_scale);
   // Each rank has read for itself, through a view of its own of the file system.
   const auto hash = static_cast<int64_t>(trainer.store().hash());
   if (ranks.min(hash) != ranks.max(hash)) {

@@ -11,7 +11,7 @@
 namespace rwkv {
 
 // kC128 exists for one purpose: derivatives by complex step in the tests of the reference kernels.
-enum class DType : uint8_t { kF64, kF32, kBF16, kI64, kI32, kU16, kU8, kC128 };
+enum class DType : uint8_t { kF64, kF32, kBF16, kF16, kI64, kI32, kU16, kU8, kC128 };
 
 constexpr int64_t bytes_of(DType type) {
   switch (type) {
@@ -24,6 +24,7 @@ constexpr int64_t bytes_of(DType type) {
     case DType::kI32:
       return 4;
     case DType::kBF16:
+    case DType::kF16:
     case DType::kU16:
       return 2;
     case DType::kU8:
@@ -40,6 +41,8 @@ constexpr std::string_view name_of(DType type) {
       return "f32";
     case DType::kBF16:
       return "bf16";
+    case DType::kF16:
+      return "f16";
     case DType::kI64:
       return "i64";
     case DType::kI32:
@@ -75,6 +78,47 @@ struct bf16 {
 };
 static_assert(sizeof(bf16) == 2);
 
+// IEEE binary16. Rounds to nearest, ties to even, beyond 65,504 to infinity; NaN stays NaN.
+struct fp16 {
+  uint16_t bits = 0;
+
+  fp16() = default;
+  explicit fp16(float value) {
+    uint32_t u;
+    std::memcpy(&u, &value, 4);
+    const uint32_t sign = u >> 16 & 0x8000u, magnitude = u & 0x7fffffffu;
+    bits = static_cast<uint16_t>(sign | rounded(magnitude));
+  }
+  explicit operator float() const {
+    const uint32_t sign = (bits & 0x8000u) << 16, exponent = bits >> 10 & 31u;
+    const uint32_t mantissa = bits & 0x3ffu;
+    float value;
+    if (exponent == 0) {
+      value = static_cast<float>(mantissa) * 0x1p-24f;
+      return sign != 0 ? -value : value;
+    }
+    const uint32_t wide = exponent == 31 ? 0x7f800000u : (exponent + 112) << 23;
+    const uint32_t u = sign | wide | mantissa << 13;
+    std::memcpy(&value, &u, 4);
+    return value;
+  }
+
+ private:
+  static uint32_t rounded(uint32_t magnitude) {
+    if (magnitude > 0x7f800000u) return 0x7e00u;   // NaN
+    if (magnitude >= 0x47800000u) return 0x7c00u;  // 65,536 and more
+    if (magnitude < 0x38800000u) {                 // below 2^-14: the sum rounds to units of 2^-24
+      float value;
+      std::memcpy(&value, &magnitude, 4);
+      value += 0.5f;
+      std::memcpy(&magnitude, &value, 4);
+      return magnitude - 0x3f000000u;
+    }
+    return (magnitude + 0xfffu + (magnitude >> 13 & 1u) - 0x38000000u) >> 13;
+  }
+};
+static_assert(sizeof(fp16) == 2);
+
 template <class T>
 inline constexpr DType kDTypeOf = [] {
   if constexpr (std::is_same_v<T, double>)
@@ -83,6 +127,8 @@ inline constexpr DType kDTypeOf = [] {
     return DType::kF32;
   else if constexpr (std::is_same_v<T, bf16>)
     return DType::kBF16;
+  else if constexpr (std::is_same_v<T, fp16>)
+    return DType::kF16;
   else if constexpr (std::is_same_v<T, int64_t>)
     return DType::kI64;
   else if constexpr (std::is_same_v<T, int32_t>)

@@ -5,11 +5,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "core/model/param_store.h"
+#include "core/plan/loss_scale.h"
 #include "parallel/communicator.h"
 
 namespace rwkv {
@@ -25,7 +27,8 @@ struct CheckpointInfo {
                          // ranks
   int64_t repeated_passes = 0;  // of the run so far: terms of exact sums that did not fit
   std::string products = {};    // algorithms of products, as the backend writes them; empty: none
-  uint64_t weights_hash = 0;    // ParamStore::hash(); filled by save_checkpoint()
+  std::optional<LossScale> loss_scale = {};  // of the next step; none: nothing is scaled
+  uint64_t weights_hash = 0;                 // ParamStore::hash(); filled by save_checkpoint()
 };
 
 // A new run_id: 16 random hexadecimal digits.

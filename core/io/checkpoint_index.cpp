@@ -185,6 +185,11 @@ std::string read_products(const Hdf5File& file, const std::string& where) {
 CheckpointInfo read_info(const Hdf5File& file, const std::string& where) {
   CheckpointInfo info;
   info.products = read_products(file, where);
+  if (file.has_attribute("loss_exponent")) {
+    info.loss_scale = {static_cast<int>(std::clamp<int64_t>(file.int_attribute("loss_exponent"),
+                                                            LossScale::kLeast, LossScale::kMost)),
+                       file.int_attribute("loss_good_steps")};
+  }
   info.step = file.int_attribute("step");
   info.tokens = file.int_attribute("tokens");
   if (file.has_attribute("repeated_passes")) {
@@ -235,6 +240,10 @@ void write_index(const std::string& folder, const CheckpointIndex& index) {
   file.set_attribute("numerics", index.info.numerics);
   file.set_attribute("run_id", index.info.run_id);
   file.set_attribute("weights_hash", to_hex(index.info.weights_hash));
+  if (const auto& scale = index.info.loss_scale) {
+    file.set_attribute("loss_exponent", int64_t{scale->exponent});
+    file.set_attribute("loss_good_steps", scale->good);
+  }
   file.set_attribute("dtype", name_of(index.dtype));
   file.set_attribute("moments", int64_t{index.moments});
   std::string names;

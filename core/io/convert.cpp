@@ -55,6 +55,7 @@ void with_type(DType dtype, const std::string& where, F f) {
       return f(uint16_t{});
     case DType::kU8:
       return f(uint8_t{});
+    case DType::kF16:
     case DType::kC128:
       break;
   }

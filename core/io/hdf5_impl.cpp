@@ -84,6 +84,7 @@ Handle type_of(DType dtype, const std::string& where) {
       return copy(H5T_STD_U16LE);
     case DType::kU8:
       return copy(H5T_STD_U8LE);
+    case DType::kF16:
     case DType::kC128:
       break;
   }

@@ -73,6 +73,7 @@ struct Pass {
   bool all_maps = false;
   int64_t overlap = 0;      // last tokens, which the right neighbour runs again
   ConstTensor starts = {};  // (B, T) i32, not 0: a document starts; empty: none does
+  double loss_scale = 1;    // what gradients are multiplied by, all of them
 
   Leaves leaves(int64_t tokens) const { return {tokens, leaf, 0}; }
 };

@@ -141,6 +141,7 @@ void Model::head(const Pass& pass, const ParamStore& store, Workspace& ws, const
                                          .targets = targets.rows(begin, end),
                                          .weight = weight.rows(begin, end),
                                          .l2wrap = l2wrap,
+                                         .grad_scale = pass.loss_scale,
                                          .loss = loss.rows(begin, end),
                                          .best = best.rows(begin, end),
                                          .dlogits = dchunk});

@@ -58,14 +58,18 @@ void choose_gpu(Machine& machine, const Recipe& recipe, HostPlace place) {
 
 // Types that the backend computes in for what the recipe asks.
 void choose_precision(Machine& machine, const std::string& wanted) {
+  const Backend& ops = *machine.ops;
+  const bool has = wanted == "bf16" ? ops.bf16 : wanted == "fp16" ? ops.fp16 : true;
+  const std::string taken = has ? wanted : ops.fp16 ? "fp16" : "fp32";
   machine.precision = {DType::kF32, DType::kF32};
-  if (wanted == "bf16" && machine.ops->bf16) {
-    machine.precision.compute = DType::kBF16;
-  } else if (wanted != "fp32") {
-    machine.note = fmt::format("precision {}: this {} has no {} arithmetic, computing in fp32",
-                               wanted, machine.link.device < 0 ? "CPU" : "GPU", wanted);
-    machine.precision_name = "fp32";
-  }
+  if (taken == "bf16") machine.precision.compute = DType::kBF16;
+  if (taken == "fp16") machine.precision.compute = DType::kF16;
+  machine.scales_loss = taken == "fp16";
+  machine.precision_name = taken;
+  if (has) return;
+  machine.note = fmt::format("precision {}: this {} has no {} arithmetic, computing in {}", wanted,
+                             machine.link.device < 0 ? "CPU" : "GPU", wanted,
+                             taken == "fp16" ? "fp16 with loss scaling" : taken);
 }
 
 }  // namespace

@@ -22,8 +22,9 @@ struct Machine {
   int64_t tokens_a_pass = kTokensAPass;        // about, where train.micro_batch is auto
   int cores = 1;                               // of the host, for this rank's own work
   Precision precision;
-  std::string precision_name;  // what is really computed: "bf16", "fp32", "fp64"
+  std::string precision_name;  // what is really computed: "bf16", "fp16", ...
   int threads = 1;
+  bool scales_loss = false;  // gradients are of a type that overflows (fp16)
   std::string note;
   int64_t leaf = 0;      // parallel.leaf under exact reduction; 0: fast
   int64_t tile = 0;      // under exact: a divisor of the leaf, that no chunk's edge cuts a tile

@@ -114,6 +114,7 @@ StepRow parse_row(std::string_view line, const std::string& where) {
           .repeated = json.contains("repeated") ? in.integer("repeated") : 0,
           .scale_min = in.optional_real("scale_min"),
           .scale_max = in.optional_real("scale_max"),
+          .loss_scale = in.optional_real("loss_scale"),
           .skills = in.skills()};
 }
 
@@ -181,6 +182,7 @@ std::string to_json(const StepRow& row) {
   if (row.repeated > 0) out["repeated"] = row.repeated;
   if (row.scale_min) put("scale_min", *row.scale_min);
   if (row.scale_max) put("scale_max", *row.scale_max);
+  if (row.loss_scale) put("loss_scale", *row.loss_scale);
   for (const auto& [name, accuracy] : row.skills) {
     out["skills"][name] = number(accuracy, "skills." + name, note);
   }

@@ -23,8 +23,9 @@ struct StepRow {
   std::optional<double> floor = {};  // entropy floor of this batch, nats a token
   std::optional<double> eval_loss = {}, eval_floor = {};
   int64_t exchanged = 0;  // bytes that all ranks sent between segments of sequences
-  int64_t repeated = 0;   // passes thrown away because a term of an exact sum did not fit its scale
+  int64_t repeated = 0;   // passes thrown away: a term of an exact sum did not fit, fp16 overflowed
   std::optional<double> scale_min = {}, scale_max = {};     // log2 of the scales of exact sums used
+  std::optional<double> loss_scale = {};                    // in fp16
   std::vector<std::pair<std::string, double>> skills = {};  // share of questions answered, by name
 };
 

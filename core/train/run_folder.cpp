@@ -174,6 +174,7 @@ void read_point(const Recipe& recipe, ResumePoint& point) {
   point.tokens = info.tokens;
   point.numerics = info.numerics;
   point.products = info.products;
+  point.loss_scale = info.loss_scale;
   point.repeated_passes = info.repeated_passes;
   point.finished = info.step >= recipe.train.steps;
   if (point.own) point.run_id = info.run_id;

@@ -79,6 +79,7 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
     WeightFile(recipe.run.init_from).load(*store_);
   }
   weights_changed();
+  set_loss_scale({});
 }
 
 void Trainer::weights_changed() { store_->refresh(pass_.ops, pass_.stream); }
@@ -102,23 +103,26 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
   store_->zero_gradients(pass_.stream);
   for (size_t next = 0; next < plan_.size(); ++next) {
     const Action& action = plan_[next];
+    bool good = true;
     switch (action.phase) {
       case Phase::kForwardBackward:
         forward_backward(action);
         break;
       case Phase::kScale:
-        if (scales_fit(step)) break;
-        load_batch(step);
-        store_->zero_gradients(pass_.stream);
-        next = static_cast<size_t>(-1);  // from the first action
+        good = scales_fit(step);
         break;
       case Phase::kReduce:
         reduce();
         break;
       case Phase::kUpdate:
-        update(step, row);
+        good = update(step, row);
         break;
     }
+    if (good) continue;
+    ++repeated_;
+    load_batch(step);
+    store_->zero_gradients(pass_.stream);
+    next = static_cast<size_t>(-1);  // from the first action
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   row.step = step + 1;
@@ -193,6 +197,7 @@ bool Trainer::scales_fit(int64_t step) {
   bool fit = true;
   for (size_t i = 0; i < store_->size(); ++i) {
     const double peak = magnitude_from_bits(peaks.as<int64_t>()[i]);
+    if (!std::isfinite(peak) && lower_loss_scale()) return false;
     if (!std::isfinite(peak)) throw_not_finite(step, peak);
     const int64_t terms = i == 0 ? tokens_a_step() : leaves;  // an embedded token is a term
     fit = fit && fits(peak, store_->params(i, 1)[0].grad.scale, terms);
@@ -200,8 +205,24 @@ bool Trainer::scales_fit(int64_t step) {
   }
   if (fit) return true;
   store_->set_scales(scales_);
-  ++repeated_;
   return false;
+}
+
+// False: that cannot mend it.
+bool Trainer::lower_loss_scale() {
+  if (!machine_.scales_loss || !std::isfinite(totals_.loss()) || !loss_scale_.lower()) return false;
+  pass_.loss_scale = loss_scale_.scale();
+  return true;
+}
+
+std::optional<LossScale> Trainer::loss_scale() const {
+  return machine_.scales_loss ? std::optional(loss_scale_) : std::nullopt;
+}
+
+void Trainer::set_loss_scale(const LossScale& scale) {
+  if (!machine_.scales_loss) return;
+  loss_scale_ = scale;
+  pass_.loss_scale = scale.scale();
 }
 
 void Trainer::throw_not_finite(int64_t step, double norm) const {
@@ -215,17 +236,26 @@ void Trainer::reduce() {
   sum_gradients(store_->all_gradients(), device_ranks_.get(), pass_.stream);
 }
 
-// Gradients are sums over tokens until here; the mean over the job's tokens is part of the scale.
-void Trainer::update(int64_t step, StepRow& row) {
-  const double scale = 1.0 / totals_.weight();
+// Gradients are sums over tokens of the scaled loss until here; the mean over the job's tokens is
+// part of the scale. False: they overflowed, and the loss scale is lower now.
+bool Trainer::update(int64_t step, StepRow& row) {
+  const double scale = 1.0 / (totals_.weight() * pass_.loss_scale);
   row.lr = learning_rate(recipe_.optimizer, step, recipe_.train.steps);
   row.grad_norm = optimizer_->norm(pass_, scale);
+  if (!std::isfinite(row.grad_norm) && lower_loss_scale()) return false;
   if (!std::isfinite(row.grad_norm) || !std::isfinite(totals_.loss())) {
     throw_not_finite(step, row.grad_norm);
   }
   optimizer_->step(pass_, row.lr, step + 1, row.grad_norm, scale);
   if (recipe_.parallel.shard == "optimizer") collect_weights();
   if (store_->exact()) change_scales(row);
+  row.loss_scale.reset();
+  if (machine_.scales_loss) {
+    row.loss_scale = pass_.loss_scale;
+    loss_scale_.succeed();
+    pass_.loss_scale = loss_scale_.scale();
+  }
+  return true;
 }
 
 // Every rank has updated its part of the weights.

@@ -4,11 +4,13 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/data/source.h"
 #include "core/model/model.h"
+#include "core/plan/loss_scale.h"
 #include "core/plan/mesh_shape.h"
 #include "core/plan/step_plan.h"
 #include "core/train/batch_loader.h"
@@ -34,8 +36,8 @@ class Trainer {
   // One update; `step` is 0-based. Fills `row`. Collective. Returns true when a rank was asked to
   // stop.
   bool train_step(int64_t step, StepRow& row);
-  // Passes over a batch that were thrown away because a term of an exact sum did not fit, since
-  // this object was made: a run's first step is one.
+  // Passes over a batch that were thrown away because a term of an exact sum did not fit (a run's
+  // first step is one) or scaled gradients overflowed, since this object was made.
   int64_t repeated_passes() const { return repeated_; }
   // Held-out loss; nullopt when there is no validation data. Collective.
   std::optional<Totals> evaluate();
@@ -55,6 +57,9 @@ class Trainer {
   std::string product_choices() const;
   // Returns in a few words why they cannot be used here; empty: taken. Collective.
   std::string take_product_choices(const std::string&);
+  // None: the loss is not scaled. Setting it does nothing then.
+  std::optional<LossScale> loss_scale() const;
+  void set_loss_scale(const LossScale&);
   // After weights were changed from outside (a checkpoint was loaded).
   void weights_changed();
   // What the planned memory of this rank holds.
@@ -66,9 +71,10 @@ class Trainer {
   void choose_products(int64_t step);
   void forward_backward(const Action&);
   bool scales_fit(int64_t step);
+  bool lower_loss_scale();
   [[noreturn]] void throw_not_finite(int64_t step, double norm) const;
   void reduce();
-  void update(int64_t step, StepRow& row);
+  bool update(int64_t step, StepRow& row);
   void collect_weights();
   void change_scales(StepRow& row);
   void load_batch(int64_t step);
@@ -101,6 +107,7 @@ class Trainer {
   Buffer peaks_room_;
   int64_t repeated_ = 0;
   bool chooses_;  // products, in the next step
+  LossScale loss_scale_;
   const volatile int* stop_flag_ = nullptr;
 };
 

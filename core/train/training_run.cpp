@@ -171,6 +171,7 @@ CheckpointInfo Run::info_of(const StepRow& row) const {
   info.recipe = to_yaml(recipe());
   info.numerics = machine_.numerics;
   info.products = trainer_.product_choices();
+  info.loss_scale = trainer_.loss_scale();
   info.repeated_passes = setup_.resume.repeated_passes + trainer_.repeated_passes();
   info.run_id = run_id_;
   return info;

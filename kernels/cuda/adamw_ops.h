@@ -11,8 +11,8 @@ namespace rwkv::cuda {
 RWKV_DEVICE float root(float x) { return sqrtf(x); }
 RWKV_DEVICE double root(double x) { return sqrt(x); }
 
-// S: float where gradients are, double for fixed point.
-template <class G, class S>
+// G: of gradients; S: float where they are, double for fixed point; C: of copies.
+template <class G, class S, class C>
 struct AdamWKernel {
   static constexpr int kMost = 40;         // tensors of a launch: arguments have 4 KB
   static constexpr int64_t kPiece = 4096;  // elements of a block
@@ -20,7 +20,7 @@ struct AdamWKernel {
 
   struct Piece {
     float *p, *m, *v;
-    Bf16* copy;  // nullptr: none is kept
+    C* copy;  // nullptr: none is kept
     const G* grad;
     int64_t count, first_block;
     S unit, keep, lr;  // keep: 1 - lr decay
@@ -75,9 +75,9 @@ inline bool in_whole_runs(const AdamWTensor& t, int64_t run) {
          fits(t.v.data, 4) && fits(t.grad.data, bytes_of(t.grad.dtype)) && fits(t.compute.data, 2);
 }
 
-template <class G, class S>
+template <class G, class S, class C>
 void adamw_by(const Stream& stream, const AdamW& op) {
-  using Kernel = AdamWKernel<G, S>;
+  using Kernel = AdamWKernel<G, S, C>;
   static_assert(sizeof(Kernel) <= 4096);
   const auto number = [](double x) { return static_cast<S>(x); };
   for (size_t first = 0; first < op.tensors.size(); first += Kernel::kMost) {
@@ -97,7 +97,7 @@ void adamw_by(const Stream& stream, const AdamW& op) {
       kernel.pieces[i] = {out<float>(t.master),
                           out<float>(t.m),
                           out<float>(t.v),
-                          out<Bf16>(t.compute),
+                          out<C>(t.compute),
                           in<G>(t.grad),
                           count,
                           blocks,
@@ -110,10 +110,20 @@ void adamw_by(const Stream& stream, const AdamW& op) {
     device::launch(stream, {blocks, 2 * kThreads, 0}, kernel);
   }
 }
+template <class C>
+struct AdamWOp {
+  static void run(const Stream& stream, const AdamW& op) {
+    op.tensors.front().grad.dtype == DType::kI64 ? adamw_by<int64_t, double, C>(stream, op)
+                                                 : adamw_by<float, float, C>(stream, op);
+  }
+};
 inline void adamw(const Stream& stream, const AdamW& op) {
   if (op.tensors.empty()) return;
-  op.tensors.front().grad.dtype == DType::kI64 ? adamw_by<int64_t, double>(stream, op)
-                                               : adamw_by<float, float>(stream, op);
+  DType copies = DType::kF32;
+  for (const AdamWTensor& t : op.tensors) {
+    if (!t.compute.empty()) copies = t.compute.dtype;
+  }
+  by_type<AdamWOp>(copies, stream, op);
 }
 
 }  // namespace rwkv::cuda

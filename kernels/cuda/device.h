@@ -7,6 +7,7 @@
 //   RWKV_DEVICE                       marks a function that runs in a kernel
 //   block_index(), block_count()      of a one-dimensional grid, int64_t
 //   thread_index(), thread_count()    of a block, int
+//   to_fp16(float), from_fp16(bits)   IEEE binary16, to nearest, ties to even
 //   sync_block()                      all threads of the block must come
 //   warp_xor(value, mask)             the value of the thread of the warp whose number differs by
 //   mask shared_memory()                   the block's own bytes, 16-byte aligned launch(stream,
@@ -30,8 +31,11 @@ inline constexpr int kWarp = 32;
 inline constexpr int kThreads = 128;  // of a block, where nothing else decides
 inline constexpr double kDecayScale = 0.60653065971263342;  // e^-1/2
 
-// A 16-bit float in memory: bits alone, so that host and device round alike.
+// 16-bit floats in memory: bits alone, so that host and device round alike.
 struct Bf16 {
+  uint16_t bits;
+};
+struct Fp16 {
   uint16_t bits;
 };
 
@@ -62,6 +66,9 @@ RWKV_DEVICE void store(Bf16* p, float value) {
   const bool nan = (u & 0x7fffffffu) > 0x7f800000u;
   p->bits = static_cast<uint16_t>(nan ? (u >> 16) | 0x40u : rounded);
 }
+
+RWKV_DEVICE float load(const Fp16* p) { return device::from_fp16(p->bits); }
+RWKV_DEVICE void store(Fp16* p, float value) { p->bits = device::to_fp16(value); }
 
 // K elements that follow one another, in one access; K is a power of two, and p a multiple of it.
 template <class T, int K>
@@ -147,12 +154,13 @@ bool in_whole_runs(const View<Byte>& t) {
   return t.bytes() % 16 == 0 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
 }
 
-// Calls F<float> or F<Bf16> by the type of an activation.
+// Calls F<float>, F<Bf16> or F<Fp16> by the type of an activation.
 template <template <class> class F, class Op>
 void by_type(DType type, const Stream& stream, const Op& op) {
   if (type == DType::kF32) return F<float>::run(stream, op);
   if (type == DType::kBF16) return F<Bf16>::run(stream, op);
-  throw Error("internal: the CUDA kernels compute in f32 and bf16, not " +
+  if (type == DType::kF16) return F<Fp16>::run(stream, op);
+  throw Error("internal: the CUDA kernels compute in f32, bf16 and f16, not " +
               std::string(name_of(type)));
 }
 

@@ -86,12 +86,16 @@ void cast_run(const Stream& stream, const Cast& op) {
   }
   for_each(stream, n, CastRun<From, To, 1>{in<From>(op.from), out<To>(op.to)});
 }
-template <class From>
-void cast_from(const Stream& stream, const Cast& op) {
-  op.to.dtype == DType::kF32 ? cast_run<From, float>(stream, op) : cast_run<From, Bf16>(stream, op);
-}
+// One of the types is float, or both are the same.
+template <class T>
+struct CastOp {
+  static void run(const Stream& stream, const Cast& op) {
+    if (op.from.dtype == op.to.dtype) return cast_run<T, T>(stream, op);
+    op.from.dtype == DType::kF32 ? cast_run<float, T>(stream, op) : cast_run<T, float>(stream, op);
+  }
+};
 inline void cast(const Stream& stream, const Cast& op) {
-  op.from.dtype == DType::kF32 ? cast_from<float>(stream, op) : cast_from<Bf16>(stream, op);
+  by_type<CastOp>(op.from.dtype == DType::kF32 ? op.to.dtype : op.from.dtype, stream, op);
 }
 
 // Blocks take pieces of kPiece elements; then one block adds their sums. Trees and strides are

@@ -42,7 +42,7 @@ struct CrossEntropyKernel {
   int32_t* best;
   T* dlogits;  // nullptr: forward alone
   int64_t vocab;
-  float l2wrap;
+  float l2wrap, grad_scale;
 
   RWKV_DEVICE void operator()() const {
     const int64_t r = block_index(), step = kRowThreads * K;
@@ -55,7 +55,7 @@ struct CrossEntropyKernel {
       best[r] = static_cast<int32_t>(all.at);
     }
     if (dlogits == nullptr) return;
-    const float w = weight[r], scale = w / all.sum, wrap = w * l2wrap * all.largest;
+    const float w = weight[r] * grad_scale, scale = w / all.sum, wrap = w * l2wrap * all.largest;
     for (int64_t c = thread_index() * K; c < vocab; c += step) {
       float g[K];
       load_run(x + c, g);
@@ -91,10 +91,11 @@ template <class T, int K>
 void cross_entropy_rows(const Stream& stream, const CrossEntropy& op) {
   using Kernel = CrossEntropyKernel<T, K>;
   constexpr int64_t kBytes = Kernel::kRowThreads * static_cast<int64_t>(sizeof(RunningSoftmax));
-  device::launch(stream, {op.logits.shape[0], Kernel::kRowThreads, kBytes},
-                 Kernel{in<float>(op.logits), in<int32_t>(op.targets), in<float>(op.weight),
-                        out<float>(op.loss), out<int32_t>(op.best), out<T>(op.dlogits),
-                        op.logits.shape[1], static_cast<float>(op.l2wrap)});
+  device::launch(
+      stream, {op.logits.shape[0], Kernel::kRowThreads, kBytes},
+      Kernel{in<float>(op.logits), in<int32_t>(op.targets), in<float>(op.weight),
+             out<float>(op.loss), out<int32_t>(op.best), out<T>(op.dlogits), op.logits.shape[1],
+             static_cast<float>(op.l2wrap), static_cast<float>(op.grad_scale)});
 }
 template <class T>
 struct CrossEntropyOp {

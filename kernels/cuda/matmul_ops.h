@@ -72,7 +72,7 @@ void matmul_to(const Stream& stream, const Matmul& op) {
 template <class T>
 struct MatmulOp {
   static void run(const Stream& stream, const Matmul& op) {
-    op.c.dtype == DType::kF32 ? matmul_to<T, float>(stream, op) : matmul_to<T, Bf16>(stream, op);
+    op.c.dtype == DType::kF32 ? matmul_to<T, float>(stream, op) : matmul_to<T, T>(stream, op);
   }
 };
 

@@ -44,7 +44,7 @@ inline Backend make_table(std::string_view name, std::string_view isa) {
   Backend t{};
   t.name = name;
   t.isa = isa;
-  t.bf16 = true;
+  t.bf16 = t.fp16 = true;
   t.matmul = typed<MatmulOp, Matmul>;
   t.weight_gradient = typed<WeightGradientOp, WeightGradient>;
   t.activation_forward = typed<ActivationForwardOp, ActivationForward>;

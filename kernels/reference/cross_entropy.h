@@ -24,7 +24,7 @@ void cross_entropy(const Stream&, const CrossEntropy& op) {
     op.best.as<int32_t>()[r] = static_cast<int32_t>(best);
     if (op.dlogits.empty()) continue;
     S* d = op.dlogits.as<S>() + r * vocab;
-    const S weight = S(static_cast<double>(weights[r]));
+    const S weight = S(static_cast<double>(weights[r]) * op.grad_scale);
     for (int64_t c = 0; c < vocab; ++c) {
       S g = std::exp(x[c] - largest) / sum;
       if (c == targets[r]) g -= S(1);

@@ -437,7 +437,7 @@ TEST_P(Ops, AdamWAndSums) {
     b.acc_output(name_of("v", i), shape, 0.2);
   }
   std::vector<std::vector<AdamWTensor>> lists;
-  std::deque<Owned<bf16>> copies;
+  std::deque<Owned<uint16_t>> copies;  // 16-bit floats
   b.run<AdamW>(&Backend::adamw, [&](const auto& t) {
     std::vector<AdamWTensor>& list = lists.emplace_back();
     for (int i = 0; i < kTensors; ++i) {
@@ -448,8 +448,9 @@ TEST_P(Ops, AdamWAndSums) {
                       .compute = {},
                       .lr = 1e-2 * (1 + i % 3),
                       .decay = i % 2 == 0 ? 0.1 : 0});
-      if (lists.size() == 1 || b.compute() != DType::kBF16 || i > 3) continue;
+      if (lists.size() == 1 || b.compute() == DType::kF32 || i > 3) continue;
       list.back().compute = copies.emplace_back(list.back().master.shape).view();
+      list.back().compute.dtype = b.compute();
     }
     return AdamW{.tensors = list,
                  .grad_scale = 0.3,
@@ -464,7 +465,8 @@ TEST_P(Ops, AdamWAndSums) {
     const auto* master = lists[1][i].master.as<float>();
     int64_t wrong = 0;
     for (int64_t j = 0; j < lists[1][i].master.elements(); ++j) {
-      wrong += copies[i][j].bits != bf16(master[j]).bits;
+      wrong += copies[i][j] !=
+               (b.compute() == DType::kBF16 ? bf16(master[j]).bits : fp16(master[j]).bits);
     }
     EXPECT_EQ(wrong, 0) << i;
   }
@@ -496,6 +498,7 @@ std::vector<Case> cases() {
     if (ops != &emulator_backend()) all.push_back({ops, DType::kF32, 3});
     // Without hardware for it oneDNN may refuse bf16 products; the program falls back to float32.
     if (ops->bf16) all.push_back({ops, DType::kBF16, 2});
+    if (ops->fp16) all.push_back({ops, DType::kF16, 1});
   }
   return all;
 }

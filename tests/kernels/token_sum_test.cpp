@@ -50,6 +50,7 @@ std::vector<Case> cases() {
   for (const Backend* ops : tested_backends()) {
     all.push_back({ops, DType::kF32});
     if (ops->bf16) all.push_back({ops, DType::kBF16});
+    if (ops->fp16) all.push_back({ops, DType::kF16});
   }
   return all;
 }

@@ -45,7 +45,7 @@ class TwoBackends {
   }
   // All outputs within tolerance, by norm.
   void expect_close(double for_float, double for_bf16) {
-    const double limit = compute_ == DType::kBF16 ? for_bf16 : for_float;
+    const double limit = compute_ == DType::kF32 ? for_float : for_bf16;
     for (const std::string& name : outputs_) {
       EXPECT_LT(distance(doubles(tensors_.at(name)), wide_.at(name).copy()), limit) << name;
     }

@@ -60,6 +60,9 @@ inline std::vector<double> doubles(const ConstTensor& t) {
       case DType::kBF16:
         out[i] = static_cast<double>(static_cast<float>(t.as<bf16>()[i]));
         break;
+      case DType::kF16:
+        out[i] = static_cast<double>(static_cast<float>(t.as<fp16>()[i]));
+        break;
       case DType::kI32:
         out[i] = t.as<int32_t>()[i];
         break;
@@ -86,6 +89,9 @@ inline void assign(const Tensor& t, const std::vector<double>& values) {
         break;
       case DType::kBF16:
         t.as<bf16>()[i] = bf16(static_cast<float>(values[i]));
+        break;
+      case DType::kF16:
+        t.as<fp16>()[i] = fp16(static_cast<float>(values[i]));
         break;
       default:
         throw Error("assign(): unexpected type");

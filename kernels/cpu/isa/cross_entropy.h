@@ -37,7 +37,8 @@ void cross_entropy_row(const CrossEntropy& op, int64_t r) {
   op.best.as<int32_t>()[r] = static_cast<int32_t>(best);
   if (op.dlogits.empty()) return;
   T* d = op.dlogits.as<T>() + r * vocab;
-  const float weight = op.weight.as<float>()[r], scale = weight / sum;
+  const float weight = op.weight.as<float>()[r] * static_cast<float>(op.grad_scale);
+  const float scale = weight / sum;
   // Both corrections are worked out before `d` is written: it may share memory with x.
   const float at_best = exp_fast(0.0f) * scale + weight * static_cast<float>(op.l2wrap) * largest;
   const float at_target = exp_fast(x[target] - largest) * scale - weight;

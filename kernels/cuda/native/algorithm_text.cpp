@@ -10,13 +10,15 @@ namespace {
 using Words = std::array<uint64_t, sizeof(cublasLtMatmulAlgo_t) / sizeof(uint64_t)>;
 static_assert(sizeof(Words) == sizeof(cublasLtMatmulAlgo_t));
 
-std::string_view type_name(DType type) { return type == DType::kF32 ? "f32" : "bf16"; }
-
 bool read_type(std::istream& in, DType& type) {
   std::string name;
   in >> name;
-  type = name == "f32" ? DType::kF32 : DType::kBF16;
-  return name == "f32" || name == "bf16";
+  for (const DType known : {DType::kF32, DType::kBF16, DType::kF16}) {
+    if (name != name_of(known)) continue;
+    type = known;
+    return true;
+  }
+  return false;
 }
 
 bool read_line(const std::string& line, ProductShape& s, cublasLtMatmulAlgo_t& algorithm) {
@@ -38,8 +40,8 @@ std::string write_algorithms(const std::string& id, const AlgorithmTable& table)
   text << id << "\n";
   for (const auto& [s, algorithm] : table) {
     text << std::dec << s.m << " " << s.n << " " << s.k << " " << s.b_stride << " " << s.trans_a
-         << " " << s.trans_b << " " << s.adds << " " << s.whole << " " << type_name(s.in) << " "
-         << type_name(s.out) << std::hex;
+         << " " << s.trans_b << " " << s.adds << " " << s.whole << " " << name_of(s.in) << " "
+         << name_of(s.out) << std::hex;
     for (const uint64_t word : std::bit_cast<Words>(algorithm)) text << " " << word;
     text << "\n";
   }

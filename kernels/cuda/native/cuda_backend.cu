@@ -21,8 +21,17 @@ void weight_gradient(const rwkv::Stream& stream, const rwkv::WeightGradient& op)
   weight_gradient_by_leaves(stream, op, kProductWorkspace, library_leaf_gradients);
 }
 
+// GPUs before sm_80 have none; where there is no GPU the question does not arise.
+bool has_bf16() {
+  int devices = 0, major = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) return true;
+  const auto code = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+  return code == cudaSuccess && major >= 8;
+}
+
 rwkv::Backend make_backend() {
   rwkv::Backend t = rwkv::cuda::make_table("cuda", "sm");
+  t.bf16 = has_bf16();
   t.memory = &rwkv::device::device_memory();
   t.matmul = matmul;
   t.weight_gradient = weight_gradient;

@@ -21,6 +21,16 @@ RWKV_DEVICE int64_t block_index() { return static_cast<int64_t>(blockIdx.x); }
 RWKV_DEVICE int64_t block_count() { return static_cast<int64_t>(gridDim.x); }
 RWKV_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
 RWKV_DEVICE int thread_count() { return static_cast<int>(blockDim.x); }
+RWKV_DEVICE uint16_t to_fp16(float x) {
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+}
+RWKV_DEVICE float from_fp16(uint16_t bits) {
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+  return x;
+}
 RWKV_DEVICE void sync_block() { __syncthreads(); }
 RWKV_DEVICE float warp_xor(float value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
@@ -109,20 +119,28 @@ RWKV_DEVICE uint32_t warp_xor_bits(uint32_t value, int mask) {
 RWKV_DEVICE float fast_exp(float x) { return __expf(x); }
 RWKV_DEVICE float fast_sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 RWKV_DEVICE float fast_inverse(float x) { return __fdividef(1.0f, x); }
+// GPUs before sm_80 lack the instructions of the kernels in chunks, and bf16 with them: the backend
+// says so, and those kernels are not called.
+#if __CUDA_ARCH__ >= 800
+#define RWKV_FROM_SM80(...) __VA_ARGS__
+#else
+#define RWKV_FROM_SM80(...) __trap()
+#endif
+
 // Two bf16, `low` in the lower half; to nearest, ties to even.
 RWKV_DEVICE uint32_t pack_bf16(float low, float high) {
-  uint32_t packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  uint32_t packed = 0;
+  RWKV_FROM_SM80(asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low)));
   return packed;
 }
 
 // sum (16 x 8) += a (16 x 16) b (16 x 8) in bf16 with float sums; PTX's layout of mma.m16n8k16.
 RWKV_DEVICE void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
+  RWKV_FROM_SM80(asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1)));
 }
 
 RWKV_DEVICE uint32_t shared_address(const void* p) {
@@ -147,14 +165,17 @@ RWKV_DEVICE void load_matrices_transposed(const std::byte* matrix, int row, uint
 // 16 bytes into shared memory, zeros unless `there`. They have come when the thread has waited for
 // all groups but the `newer` last ones; other threads see them after a sync.
 RWKV_DEVICE void copy_async(std::byte* to, const std::byte* from, bool there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
-               "l"(__cvta_generic_to_global(from)), "r"(there ? 16 : 0)
-               : "memory");
+  RWKV_FROM_SM80(
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
+                   "l"(__cvta_generic_to_global(from)), "r"(there ? 16 : 0)
+                   : "memory"));
 }
-RWKV_DEVICE void end_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+RWKV_DEVICE void end_copy_group() {
+  RWKV_FROM_SM80(asm volatile("cp.async.commit_group;" ::: "memory"));
+}
 template <int newer>
 RWKV_DEVICE void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(newer) : "memory");
+  RWKV_FROM_SM80(asm volatile("cp.async.wait_group %0;" ::"n"(newer) : "memory"));
 }
 
 }  // namespace rwkv::device

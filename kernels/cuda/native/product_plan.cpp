@@ -7,7 +7,9 @@ namespace {
 
 constexpr int kMostAlgorithms = 8;
 
-cudaDataType_t data_type(DType type) { return type == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF; }
+cudaDataType_t data_type(DType type) {
+  return type == DType::kF32 ? CUDA_R_32F : type == DType::kBF16 ? CUDA_R_16BF : CUDA_R_16F;
+}
 
 }  // namespace
 

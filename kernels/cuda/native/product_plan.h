@@ -19,7 +19,7 @@ struct ProductShape {
   int64_t b_stride;  // elements from one column of b, as it is stored, to the next
   bool trans_a, trans_b;
   bool adds;      // to what is there
-  DType in, out;  // kF32 or kBF16
+  DType in, out;  // kF32, kBF16 or kF16
   bool whole;     // sums over k are not split
   auto operator<=>(const ProductShape&) const = default;
 };

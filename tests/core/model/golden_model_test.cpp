@@ -1,5 +1,5 @@
 // Whole models against golden numbers: reference in double, CPU and emulated CUDA kernels in
-// float32 and bf16.
+// float32, bf16 and fp16.
 #include <gtest/gtest.h>
 
 #include "core/plan/param_table.h"
@@ -33,7 +33,8 @@ class GoldenModel : public testing::TestWithParam<Case> {
     const std::string p = GetParam().precision;
     if (p == "fp64") return {reference_backend(), kDouble};
     const Backend* ops = backend_of(GetParam());
-    return {ops == nullptr ? cpu_backend() : *ops, p == "fp32" ? kSingle : kHalf};
+    const Precision half = p == "fp16" ? Precision{DType::kF16, DType::kF32} : kHalf;
+    return {ops == nullptr ? cpu_backend() : *ops, p == "fp32" ? kSingle : half};
   }
   bool runs_here() const {
     if (backend_of(GetParam()) == nullptr) return false;
@@ -134,6 +135,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"model_a.h5", "bf16"}, Case{"model_b_l2wrap.h5", "fp64"},
                     Case{"model_b_l2wrap.h5", "fp32"}, Case{"model_b_l2wrap.h5", "bf16"},
                     Case{"model_a.h5", "fp32", "emulator"}, Case{"model_a.h5", "bf16", "emulator"},
+                    Case{"model_a.h5", "fp16", "emulator"}, Case{"model_a.h5", "fp16", "gpu"},
                     Case{"model_b_l2wrap.h5", "fp32", "emulator"},
                     Case{"model_a.h5", "fp32", "gpu"}, Case{"model_a.h5", "bf16", "gpu"},
                     Case{"model_b_l2wrap.h5", "fp32", "gpu"},

@@ -204,6 +204,49 @@ TEST(Trainer, ProductsOfACheckpointAreTakenByAllRanksOrChosenAgain) {
   }
 }
 
+// Gradients of the logits overflow when they are scaled by more than 2^5.
+const Backend& overflowing_backend() {
+  static const Backend table = [] {
+    Backend t = cpu_backend();
+    t.cross_entropy = [](const Stream& stream, const CrossEntropy& op) {
+      cpu_backend().cross_entropy(stream, op);
+      if (op.grad_scale > 32) op.dlogits.as<float>()[0] = INFINITY;
+    };
+    return t;
+  }();
+  return table;
+}
+
+TEST(Trainer, TheLossScaleFallsUntilGradientsAreFinite) {
+  for (const char* reduction : {"fast", "exact"}) {
+    const Recipe recipe =
+        small_recipe({"precision=fp32", std::string("parallel.reduction=") + reduction});
+    for (const int ranks : {1, 2}) {
+      const Result wanted = train(recipe, ranks, 3);
+      run_local(ranks, [&](Communicator& comm) {
+        Machine machine = one_thread(recipe);
+        machine.ops = &overflowing_backend();
+        machine.scales_loss = true;
+        Trainer trainer(recipe, machine, comm);
+        ASSERT_TRUE(trainer.loss_scale());
+        trainer.set_loss_scale({.exponent = 7});
+        for (int64_t step = 0; step < 3; ++step) {
+          StepRow row;
+          trainer.train_step(step, row);
+          // A power of two changes no bit of what fits.
+          EXPECT_EQ(row.loss, wanted.losses[static_cast<size_t>(step)]);
+          EXPECT_EQ(row.grad_norm, wanted.norms[static_cast<size_t>(step)]);
+          EXPECT_EQ(row.loss_scale, 32);
+          EXPECT_GE(row.repeated, step == 0 ? 2 : 0);
+        }
+        EXPECT_EQ(trainer.loss_scale()->exponent, 5);
+        EXPECT_EQ(trainer.loss_scale()->good, 3);
+        EXPECT_EQ(trainer.store().hash(), wanted.hashes[0]);
+      });
+    }
+  }
+}
+
 TEST(Trainer, ARowSaysWhatTheStepWas) {
   const Recipe recipe = small_recipe();
   const auto self = make_self();

@@ -17,20 +17,23 @@ struct Layout {
   int32_t count = 1;
   int64_t stride = 0;
 
-  int64_t bytes() const { return type == CUDA_R_32F ? 4 : 2; }
   int64_t place(int64_t matrix, uint64_t row, uint64_t column) const {
     return matrix * stride + static_cast<int64_t>(column) * column_stride +
            static_cast<int64_t>(row);
   }
   double read(const void* p, int64_t i) const {
-    return type == CUDA_R_32F ? static_cast<double>(static_cast<const float*>(p)[i])
-                              : static_cast<double>(float(static_cast<const bf16*>(p)[i]));
+    if (type == CUDA_R_32F) return static_cast<double>(static_cast<const float*>(p)[i]);
+    return type == CUDA_R_16BF ? static_cast<double>(float(static_cast<const bf16*>(p)[i]))
+                               : static_cast<double>(float(static_cast<const fp16*>(p)[i]));
   }
   void write(void* p, int64_t i, double value) const {
+    const auto rounded = static_cast<float>(value);
     if (type == CUDA_R_32F) {
-      static_cast<float*>(p)[i] = static_cast<float>(value);
+      static_cast<float*>(p)[i] = rounded;
+    } else if (type == CUDA_R_16BF) {
+      static_cast<bf16*>(p)[i] = bf16(rounded);
     } else {
-      static_cast<bf16*>(p)[i] = bf16(static_cast<float>(value));
+      static_cast<fp16*>(p)[i] = fp16(rounded);
     }
   }
 };

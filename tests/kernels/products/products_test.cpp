@@ -55,7 +55,7 @@ class Products : public testing::Test {
 
 TEST_F(Products, AgreeWithTheReference) {
   const Backend ops = library_backend();
-  for (const DType type : {DType::kF32, DType::kBF16}) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
     for (int which = 0; which < 8; ++which) {
       const bool trans_a = which & 1, trans_b = which & 2, adds = which & 4;
       TwoBackends b(type, ops, 1);

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 
+#include "core/base/dtype.h"
 #include "core/base/error.h"
 #include "core/base/stream.h"
 
@@ -31,6 +32,12 @@ float warp_xor(float value, int mask);
 std::byte* shared_memory();
 // A buffer of the emulator's own, filled with what nobody may count on.
 std::byte* scratch(const Stream&, int64_t bytes);
+inline uint16_t to_fp16(float x) { return fp16(x).bits; }
+inline float from_fp16(uint16_t bits) {
+  fp16 x;
+  x.bits = bits;
+  return static_cast<float>(x);
+}
 inline constexpr int64_t kLeafRoom = 16 << 10;  // so that small weights are cut too
 inline void raise_max(int64_t* to, int64_t value) {
   if (value > *to) *to = value;
