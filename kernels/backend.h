@@ -16,6 +16,7 @@
 #include "kernels/matmul.h"
 #include "kernels/norm_shift.h"
 #include "kernels/product_choices.h"
+#include "kernels/recording.h"
 #include "kernels/time_mix.h"
 #include "kernels/token_sum.h"
 #include "kernels/wkv7.h"
@@ -34,6 +35,7 @@ struct Backend {
   bool f64 = false;
   const Memory* memory = &host_memory();    // where its tensors live
   const ProductChoices* choices = nullptr;  // nullptr: products have one algorithm
+  const Recording* recording = nullptr;     // nullptr: nothing can be recorded
 
   Kernel<Matmul> matmul;
   Kernel<WeightGradient> weight_gradient;

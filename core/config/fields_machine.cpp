@@ -95,6 +95,14 @@ constexpr Field kRows[] = {
      .fallback = "false",
      .doc = "for tests: as many ranks on a GPU as are started, in place of one",
      .place = at<&Recipe::parallel, &ParallelConfig::share_gpu>},
+    {.name = "parallel.graphs",
+     .type = kText,
+     .allowed = "auto|on|off",
+     .fallback = "auto",
+     .doc =
+         "on a GPU, a pass over whole sequences is recorded and run by one call; auto: where its "
+         "kernels are shorter than it takes to issue them; never under exact",
+     .place = at<&Recipe::parallel, &ParallelConfig::graphs>},
     {.name = "parallel.timeout",
      .type = kReal,
      .range = {.min = 0, .max = 1e9, .min_open = true},

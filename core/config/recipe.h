@@ -83,7 +83,8 @@ struct ParallelConfig {
   int64_t threads = 0;        // a rank; 0 = auto: cores / local ranks
   std::string link = "auto";  // auto | nccl | host
   bool share_gpu = false;
-  double timeout = 600;  // seconds
+  std::string graphs = "auto";  // auto | on | off
+  double timeout = 600;         // seconds
 };
 
 struct CheckpointConfig {

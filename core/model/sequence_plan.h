@@ -17,6 +17,7 @@ struct SequencePlan {
   std::string stash = "all";   // train.stash
   bool enters = false;         // a state enters the sequence: of hand-off state, overlap < chunk
   bool leaves = false;         // the state behind the last token is wanted
+  bool records = false;        // passes over whole sequences are recorded, where the device can
 
   bool whole() const { return segments.ranks == 1 && segments.segments() == 1 && !enters; }
   // Groups whose boundaries are stashed at a time; the blocks of that many groups.

@@ -20,7 +20,11 @@ void cut_columns(const ConstTensor& from, int64_t begin, int64_t end, const Tens
 
 SequenceRunner::SequenceRunner(const Model& model, const SequencePlan& plan, Communicator& sequence,
                                const Backend& ops, bool with_memory)
-    : model_(model), plan_(plan), sequence_(sequence), ops_(ops) {
+    : model_(model),
+      plan_(plan),
+      sequence_(sequence),
+      ops_(ops),
+      recorded_(plan.records ? ops.recording : nullptr) {
   // The first segment would hand on what entered it, and none of its own tokens.
   const bool through = plan_.segments.overlap == plan_.segments.chunk;
   require(!plan_.enters || (plan_.handing.state && !through),
@@ -301,9 +305,27 @@ void SequenceRunner::run_block(const Pass& pass, const ParamStore& store, const 
 
 void SequenceRunner::forward_backward(const Pass& pass, const ParamStore& store, const Batch& batch,
                                       double l2wrap, const Visit& visit) {
+  if (plan_.whole()) return run_whole(pass, store, batch, l2wrap, visit);
   const int64_t before = exchanges() ? exchange_->sent_bytes() : 0;
   run_both(pass, store, batch, l2wrap, visit);
   if (exchanges()) sent_bytes_ += exchange_->sent_bytes() - before;
+}
+
+// One segment, nothing handed on.
+void SequenceRunner::run_whole(const Pass& pass, const ParamStore& store, const Batch& batch,
+                               double l2wrap, const Visit& visit) {
+  const Segment segment = *plan_.segments.at(0, 0);
+  Workspace& ws = enter(segment, 0, false);
+  const Batch own = cut(segment, batch);
+  const RecordedPass::Key key{&store,          own.tokens.data, own.targets.data,
+                              own.weight.data, own.starts.data, pass.loss_scale,
+                              l2wrap};
+  recorded_.run(pass, key, [&](const Pass& issuing) {
+    const Pass whole = pass_of(issuing, segment, own, false);
+    model_.forward(whole, store, ws, own.tokens);
+    model_.loss_backward(whole, store, ws, own, l2wrap);
+  });
+  show(visit, pass, segment, ws, batch, {});
 }
 
 void SequenceRunner::run_both(const Pass& pass, const ParamStore& store, const Batch& batch,

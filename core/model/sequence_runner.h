@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 
+#include "core/model/recorded_pass.h"
 #include "core/model/sequence_plan.h"
 
 namespace rwkv {
@@ -76,6 +77,7 @@ class SequenceRunner {
   States take_states(Arena&, std::string_view name) const;
   bool exchanges() const { return exchange_ != nullptr; }
   void begin_sequence();
+  void run_whole(const Pass&, const ParamStore&, const Batch&, double l2wrap, const Visit&);
   void run_both(const Pass&, const ParamStore&, const Batch&, double l2wrap, const Visit&);
   void begin_group(int64_t group);
   Workspace& enter(const Segment&, int64_t slot, bool talks);
@@ -109,6 +111,7 @@ class SequenceRunner {
   std::map<int64_t, Cut> host_cuts_;  // the same on the host
   Buffer memory_, host_memory_;
   Buffer loss_room_, best_room_, logits_room_;  // results of a segment, on the host
+  RecordedPass recorded_;
   std::vector<Arena::Entry> entries_;
   int64_t stash_bytes_ = 0, sent_bytes_ = 0;
 };

@@ -17,6 +17,19 @@ ModelConfig complete_model(const Recipe& recipe) {
   return resolve_model(model, make_tokenizer(recipe.data.tokenizer)->vocab());
 }
 
+namespace {
+
+// Elements of an activation whose element-wise kernel takes as long as issuing one: some 5 us.
+constexpr int64_t kWorthRecording = int64_t{1} << 22;
+
+bool records(const Recipe& recipe, const Machine& machine, int64_t micro_batch, int64_t width) {
+  if (machine.leaf > 0 || recipe.parallel.graphs == "off") return false;  // scales change each step
+  return recipe.parallel.graphs == "on" ||
+         micro_batch * recipe.train.context * width <= kWorthRecording;
+}
+
+}  // namespace
+
 SequencePlan plan_sequence(const Recipe& recipe, const Machine& machine, const MeshShape& mesh,
                            int64_t micro_batch) {
   return {{machine.precision, micro_batch, recipe.train.context, machine.threads, true,
@@ -49,6 +62,7 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
   sampler_ = make_sampler(recipe, *source_);
   SequencePlan plan = plan_sequence(recipe, machine, mesh_, micro_batch_);
   plan.exchange = exchange_;
+  plan.records = records(recipe, machine, micro_batch_, model_->config().width);
   const Part part =
       recipe.parallel.shard == "optimizer" ? Part{ranks.size(), ranks.rank()} : Part{};
   std::vector<Arena::Entry> planned =

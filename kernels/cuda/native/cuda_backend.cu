@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include <device_memory.h>
+#include <graphs.h>
 #include <library_products.h>
 #include "kernels/cuda/table.h"
 
@@ -35,6 +36,7 @@ rwkv::Backend make_backend() {
   t.memory = &rwkv::device::device_memory();
   t.matmul = matmul;
   t.weight_gradient = weight_gradient;
+  t.recording = &rwkv::device::graphs();
   t.choices = &rwkv::cuda::library_choices();
   t.build = "CUDA " + std::to_string(CUDART_VERSION / 1000) + "." +
             std::to_string(CUDART_VERSION % 1000 / 10);
