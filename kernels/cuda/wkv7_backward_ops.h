@@ -1,9 +1,8 @@
 // The recurrence's backward pass, and the table of its sizes.
 #pragma once
 
-#include "kernels/cuda/wkv7_chunk_backward.h"
-#include "kernels/cuda/wkv7_chunk_forward.h"
 #include "kernels/cuda/wkv7_ops.h"
+#include "kernels/cuda/wkv7_pieces.h"
 
 namespace rwkv::cuda {
 
@@ -248,6 +247,7 @@ struct Wkv7MapOp {
 template <class T>
 struct Wkv7MapBackwardOp {
   static void run(const Stream& stream, const Wkv7MapBackward& op) {
+    if (wkv7_in_chunks(op.in)) return wkv7_chunk_map_backward(stream, op);
     by_head_size<T, RunMapBack>(op.in.k.shape[3], stream, op);
   }
 };

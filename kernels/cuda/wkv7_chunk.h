@@ -17,7 +17,7 @@ inline constexpr int kChunk = 16, kChunkHead = 64, kChunkThreads = 128;
 
 // What these kernels take; the others are for the rest.
 inline bool wkv7_in_chunks(const Wkv7Sequence& in) {
-  return in.k.dtype == DType::kBF16 && in.k.shape[3] == kChunkHead && in.tile == 0 &&
+  return in.k.dtype == DType::kBF16 && in.k.shape[3] == kChunkHead && in.tile % kChunk == 0 &&
          in.overlap == 0 && in.starts.empty();
 }
 
@@ -31,17 +31,7 @@ static_assert(kChunk == kWkv7Saved && kChunkStateBytes <= kChunkHead *
                                                               wkv7_state_stride(kChunkHead) *
                                                               int64_t{sizeof(float)});
 
-// All tokens are one tile. Where a map is given and both the state that enters and the one handed
-// on are there, the latter is the former folded: the kernel leaves it to this.
-inline bool chunks_fold(const ConstTensor& m, const ConstTensor& from, const ConstTensor& to) {
-  return !m.empty() && !from.empty() && !to.empty();
-}
-inline void fold_tile(const Stream& stream, const Wkv7Fold& op) {
-  const int64_t heads = op.out.shape[0] * op.out.shape[1];
-  device::launch(stream, {heads, kChunkHead, 0},
-                 Wkv7FoldKernel<kChunkHead>{in<float>(op.m), in<float>(op.add), in<float>(op.from),
-                                            out<float>(op.out), 0, 1, heads, op.transposed});
-}
+inline constexpr int64_t kChunkSquare = kChunkHead * kChunkHead;  // elements of a state or map
 
 // Bytes of shared matrices.
 inline constexpr int kTokensBytes = kChunk * Rows64::kRowBytes;        // 16 x 64 bf16
@@ -64,19 +54,23 @@ struct OwnTokens {
   RWKV_DEVICE int64_t at(int row, int column) const { return first + row * stride + column; }
 };
 
+// Those of a tile and head.
 struct HeadTokens {
-  int64_t first, count;
-  int stride;
+  int64_t first;
+  int count, stride;
+  int64_t saved;  // where its saved states begin, in states
 
-  RWKV_DEVICE HeadTokens(const Wkv7Input<Bf16>& in, int64_t bh)
-      : first(in.at(bh, 0, kChunkHead) + 16 * warp_index()),
-        count(in.tokens),
-        stride(static_cast<int>(in.heads) * kChunkHead) {}
-  RWKV_DEVICE int64_t chunks() const { return (count + kChunk - 1) / kChunk; }
-  RWKV_DEVICE OwnTokens own(int64_t chunk) const {
-    const int64_t left = count - chunk * kChunk;
-    return {device::opaque(first + chunk * kChunk * stride), stride,
-            left < kChunk ? static_cast<int>(left) : kChunk, device::opaque(lane_index())};
+  RWKV_DEVICE HeadTokens(const Wkv7Input<Bf16>& in, int64_t bh, int64_t begin, int64_t end)
+      : first(in.at(bh, begin, kChunkHead) + 16 * warp_index()),
+        count(static_cast<int>(end - begin)),
+        stride(static_cast<int>(in.heads) * kChunkHead),
+        saved(bh * ((in.tokens + kChunk - 1) / kChunk) + begin / kChunk) {}
+  RWKV_DEVICE int chunks() const { return (count + kChunk - 1) / kChunk; }
+  RWKV_DEVICE OwnTokens own(int chunk) const {
+    const int left = count - chunk * kChunk;
+    const int64_t behind = static_cast<int64_t>(chunk) * kChunk * stride;
+    return {device::opaque(first + behind), stride, left < kChunk ? left : kChunk,
+            device::opaque(lane_index())};
   }
 };
 
@@ -237,6 +231,24 @@ RWKV_DEVICE Sums lower_triangle(const Sums& s, bool with_diagonal) {
     kept.c[n][2 * h + e] = below > 0 || (below == 0 && with_diagonal) ? s.c[n][2 * h + e] : 0;
   }
   return kept;
+}
+
+// A thread's own elements of the fold from M + add, or from M^T + add; all are 64 x 64 floats. Sums
+// run in the order of Wkv7FoldKernel's: a fold has the same bits wherever it is done.
+template <bool kTransposed>
+RWKV_DEVICE void fold_state(const float* from, const float* m, const float* add, Sums (&state)[4]) {
+  read_state(add, state);
+  const float* rows = from + (16 * warp_index() + own_row()) * kChunkHead;
+  for (int l = 0; l < kChunkHead; ++l) {
+    const float upper = rows[l], lower = rows[8 * kChunkHead + l];
+    RWKV_UNROLL
+    for (int i = 0; i < 16; ++i) {
+      const int j = i / 4, n = i / 2 % 2, e = i % 2, column = 16 * j + 8 * n + own_column() + e;
+      const float by = kTransposed ? m[column * kChunkHead + l] : m[l * kChunkHead + column];
+      state[j].c[n][e] += upper * by;
+      state[j].c[n][2 + e] += lower * by;
+    }
+  }
 }
 
 // The chunk's blocks, one by each warp.

@@ -20,12 +20,18 @@
 
 namespace rwkv::cuda {
 
+// kFolded: a block a head: at the start of each tile the adjoint is folded by given maps. Else a
+// block a tile and head.
+template <bool kFolded>
 struct Wkv7ChunkBackKernel {
   static constexpr int kBlockThreads = kChunkThreads, kBlocksPerSm = 3;
 
   Wkv7Input<Bf16> in;
   const std::byte* saved;
   const float* ds_out;
+  const float* ends;         // not kFolded: gradients of the states behind tiles 0, 1 ...
+  const float *m_in, *c_in;  // kFolded
+  float* at_end;             // kFolded: room for a state a head
   const Bf16* dy;
   Bf16 *dr, *dk, *dv, *da, *db;
   float *dw_raw, *ds_in;
@@ -51,19 +57,24 @@ struct Wkv7ChunkBackKernel {
 
   RWKV_DEVICE void operator()() const {
     Room& room = as<Room>(device::shared_memory());
-    const int64_t bh = block_index();
-    const HeadTokens head(in, bh);
-    const int64_t square = bh * kChunkHead * kChunkHead;
+    const int64_t heads = in.batch * in.heads, bh = block_index() % heads;
+    const int64_t tile = kFolded ? in.tiles - 1 : block_index() / heads;
+    const HeadTokens head = kFolded ? HeadTokens(in, bh, 0, in.tokens)
+                                    : HeadTokens(in, bh, tile * in.tile, in.tile_end(tile));
     Sums adjoint[4];
-    read_state(ds_out == nullptr ? nullptr : ds_out + square, adjoint);
+    const float* from = ds_out == nullptr ? nullptr : ds_out + square(bh, 0);
+    if (tile + 1 < in.tiles) from = ends + square(bh, tile);
+    read_state(from, adjoint);
     // Chunk c; the one that follows is c - 1.
-    for (int64_t c = head.chunks(); c >= 0; --c) {
-      const int now = static_cast<int>(c % 2), next = 1 - now;
+    for (int c = head.chunks(); c >= 0; --c) {
+      const int now = c % 2, next = 1 - now;
       const bool runs = c<head.chunks(), follows = c> 0;
       device::wait_copies<0>();
       device::sync_warp();
-      if (follows) fetch(room, head, bh, c - 1, next);
+      if (follows) fetch(room, head, c - 1, next);
+      if (kFolded && runs) keep_tile_end(bh, c, head.chunks(), adjoint);
       if (runs) step(room, head, c, now, adjoint);
+      if (kFolded && runs) fold_tile_start(bh, c, adjoint);
       device::wait_copies<1>();
       device::sync_warp();
       if (follows) scale(room, head, c - 1, next);
@@ -75,12 +86,28 @@ struct Wkv7ChunkBackKernel {
       device::sync_block();
       if (runs) finish_gradients(room, head, c, now, g);
     }
-    if (ds_in != nullptr) write_state(adjoint, ds_in + square);
+    if (ds_in != nullptr && (kFolded || tile == 0)) write_state(adjoint, ds_in + square(bh, 0));
   }
 
  private:
-  RWKV_DEVICE void fetch(Room& room, const HeadTokens& head, int64_t bh, int64_t c,
-                         int slot) const {
+  RWKV_DEVICE int64_t square(int64_t bh, int64_t tile) const {
+    return (tile * in.batch * in.heads + bh) * kChunkSquare;
+  }
+  RWKV_DEVICE void keep_tile_end(int64_t bh, int c, int chunks, const Sums (&adjoint)[4]) const {
+    const bool last = c + 1 == chunks || (c + 1) * kChunk % in.tile == 0;
+    if (last) write_state(adjoint, at_end + square(bh, 0));
+  }
+  RWKV_DEVICE void fold_tile_start(int64_t bh, int c, Sums (&adjoint)[4]) const {
+    const int64_t tile = c * kChunk / in.tile;
+    if (c * kChunk % in.tile != 0 || (tile == 0 && ds_in == nullptr)) return;
+    if (tile + 1 == in.tiles && ds_out == nullptr) return;
+    device::sync_warp();  // a row's other elements are its neighbours'
+    fold_state<true>(at_end + square(bh, 0), m_in + square(bh, tile), c_in + square(bh, tile),
+                     adjoint);
+    device::sync_warp();
+  }
+
+  RWKV_DEVICE void fetch(Room& room, const HeadTokens& head, int c, int slot) const {
     const OwnTokens tokens = head.own(c);
     fetch_tokens(tokens, in.r, room.scaled[slot] + kR * kTokensBytes);
     fetch_tokens(tokens, in.k, room.scaled[slot] + kK * kTokensBytes);
@@ -90,7 +117,7 @@ struct Wkv7ChunkBackKernel {
     device::end_copy_group();
     fetch_tokens(tokens, in.v, room.v[slot]);
     fetch_tokens(tokens, dy, room.dy[slot]);
-    const std::byte* from = saved + (bh * head.chunks() + c) * kChunkStateBytes;
+    const std::byte* from = saved + (head.saved + c) * kChunkStateBytes;
     RWKV_UNROLL
     for (int i = 0; i < 4; ++i) {
       const int at = 16 * warp_index() * Blocks64::kRowBytes + (i * kWarp + lane_index()) * 16;
@@ -99,7 +126,7 @@ struct Wkv7ChunkBackKernel {
     device::end_copy_group();
   }
 
-  RWKV_DEVICE static void scale(Room& room, const HeadTokens& head, int64_t c, int slot) {
+  RWKV_DEVICE static void scale(Room& room, const HeadTokens& head, int c, int slot) {
     const Gammas g =
         scale_operands(room.scaled[slot], room.w_raw, head.own(c).count, room.scaled[slot]);
     RWKV_UNROLL
@@ -127,7 +154,7 @@ struct Wkv7ChunkBackKernel {
   }
 
   // Through the recurrence, the warp's rows of G; dv.
-  RWKV_DEVICE void step(Room& room, const HeadTokens& head, int64_t c, int now,
+  RWKV_DEVICE void step(Room& room, const HeadTokens& head, int c, int now,
                         Sums (&adjoint)[4]) const {
     const int own = 16 * warp_index();
     const std::byte *scaled = room.scaled[now], *blocks = room.blocks;
@@ -239,7 +266,7 @@ struct Wkv7ChunkBackKernel {
     return e == 0 ? low_half(f.x[2 * n + h]) : high_half(f.x[2 * n + h]);
   }
 
-  RWKV_DEVICE void finish_gradients(const Room& room, const HeadTokens& head, int64_t c, int now,
+  RWKV_DEVICE void finish_gradients(const Room& room, const HeadTokens& head, int c, int now,
                                     Gradients& g) const {
     const int own = 16 * warp_index();
     const std::byte *scaled = room.scaled[now], *dblocks = room.dblocks;
@@ -332,18 +359,31 @@ struct Wkv7ChunkBackKernel {
   }
 };
 
-inline void wkv7_chunk_backward(const Stream& stream, const Wkv7Backward& op) {
-  using Kernel = Wkv7ChunkBackKernel;
-  const Wkv7Input<Bf16> input(op.in);
-  const bool folds = chunks_fold(op.m, op.ds_out, op.ds_in);
-  device::launch(
-      stream, {input.batch * input.heads, kChunkThreads, sizeof(Kernel::Room)},
-      Kernel{input, op.s_saved.data, in<float>(op.ds_out), in<Bf16>(op.dy), out<Bf16>(op.dr),
-             out<Bf16>(op.dk), out<Bf16>(op.dv), out<Bf16>(op.da), out<Bf16>(op.db),
-             out<float>(op.dw_raw), folds ? nullptr : out<float>(op.ds_in)});
-  if (!folds) return;
-  fold_tile(stream,
-            {.m = op.m, .add = op.c, .transposed = true, .from = op.ds_out, .out = op.ds_in});
+template <bool kFolded>
+Wkv7ChunkBackKernel<kFolded> chunk_back(const Wkv7Backward& op) {
+  return {Wkv7Input<Bf16>(op.in),
+          op.s_saved.data,
+          in<float>(op.ds_out),
+          nullptr,
+          in<float>(op.m),
+          in<float>(op.c),
+          nullptr,
+          in<Bf16>(op.dy),
+          out<Bf16>(op.dr),
+          out<Bf16>(op.dk),
+          out<Bf16>(op.dv),
+          out<Bf16>(op.da),
+          out<Bf16>(op.db),
+          out<float>(op.dw_raw),
+          out<float>(op.ds_in)};
+}
+
+// With maps, tile after tile.
+inline void wkv7_folded_backward(const Stream& stream, const Wkv7Backward& op) {
+  auto kernel = chunk_back<true>(op);
+  const int64_t heads = kernel.in.batch * kernel.in.heads;
+  kernel.at_end = reinterpret_cast<float*>(device::scratch(stream, heads * kChunkSquare * 4));
+  device::launch(stream, {heads, kChunkThreads, sizeof(Wkv7ChunkBackKernel<true>::Room)}, kernel);
 }
 
 }  // namespace rwkv::cuda

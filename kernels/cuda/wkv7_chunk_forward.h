@@ -10,16 +10,31 @@
 
 namespace rwkv::cuda {
 
-// kMap: of each head two blocks, one for B, which starts from zero, and one for M, which starts
-// from the identity and has no values. There is no y then.
-template <bool kMap>
-struct Wkv7ChunkForwardKernel {
+enum class ChunkWay {
+  kForward,  // a block a tile and head
+  kFolded,   // a block a head: at the end of each tile the state is folded by given maps
+  kMap,      // of each tile and head a block for B, which starts from zero, and one for M, which
+             // starts from the identity and has no values; no y
+  kAdjoint,  // a block a tile and head: what its outputs' gradient gives that of the state before
+};
+
+// What a block takes on, and where it leaves what it ends with.
+template <ChunkWay kWay>
+struct Wkv7ChunkWayKernel {
   static constexpr int kBlockThreads = kChunkThreads, kBlocksPerSm = 4;
+  static constexpr bool kBack = kWay == ChunkWay::kAdjoint;
 
   Wkv7Input<Bf16> in;
-  const float* s_in;
+  int64_t first;             // kMap, kAdjoint: tile of the first blocks
+  const float* s_in;         // (B, H, N, N); nullptr: zero
+  const float* starts;       // kForward: states before tiles 1, 2 ...
+  const float *m_in, *b_in;  // kFolded
+  float* at_start;           // kFolded: room for a state a head
+  const Bf16* dy;            // kAdjoint
   Bf16* y;
-  float *s_out, *m;
+  float* s_out;  // kForward, kFolded: behind the last tile; kMap: B, kAdjoint: C, of all tiles
+  float* m;      // kMap
+  bool both;     // kMap: else M alone
   std::byte* saved;
 
   // In shared memory. Operands of three chunks are alive.
@@ -35,37 +50,99 @@ struct Wkv7ChunkForwardKernel {
 
   RWKV_DEVICE void operator()() const {
     Room& room = as<Room>(device::shared_memory());
-    const int64_t bh = kMap ? block_index() / 2 : block_index();
-    const bool of_map = kMap && block_index() % 2 != 0;
-    const HeadTokens head(in, bh);
-    const int64_t chunks = head.chunks();
     Sums state[4];
-    if (of_map) {
-      set_identity(state);
-    } else {
-      read_state(s_in == nullptr ? nullptr : s_in + bh * kChunkHead * kChunkHead, state);
+    {
+      const Place place = this_block();
+      begin(place, state);
+      run(room, tokens_of(place), place.of_map, state);
     }
-    fetch(room, head, 0, -1);
-    int slot = 0;  // of chunk c + 2 among three
-    for (int64_t c = -2; c < chunks; ++c) {
-      device::wait_copies<0>();
-      device::sync_warp();
-      if (c + 2 < chunks) scale(room, head, c + 2, slot);
-      device::sync_warp();
-      fetch(room, head, c + 3, c + 1);
-      const int next = slot == 0 ? 2 : slot - 1, now = slot == 2 ? 0 : slot + 1;
-      if (c + 1 >= 0 && c + 1 < chunks) {
-        make_blocks(room.scaled[next], room.scratch, room.blocks[(c + 1) % 2]);
-      }
-      if (c >= 0) step(room, head, bh, c, now, of_map, state);
-      slot = now;
-      device::sync_block();
-    }
-    float* to = of_map ? m : s_out;
-    if (to != nullptr) write_state(state, to + bh * kChunkHead * kChunkHead);
+    finish(this_block(), state);
   }
 
  private:
+  // Looked up again where it is needed: registers are few while chunks run.
+  struct Place {
+    int64_t bh, tile;
+    bool of_map;
+  };
+  RWKV_DEVICE Place this_block() const {
+    const int64_t heads = in.batch * in.heads, maps = kWay == ChunkWay::kMap && both ? 2 : 1;
+    const int64_t block = device::opaque(block_index()), index = block / maps;
+    const bool of_map = kWay == ChunkWay::kMap && (!both || block % 2 != 0);
+    return {index % heads, first + index / heads, of_map};
+  }
+  RWKV_DEVICE HeadTokens tokens_of(const Place& place) const {
+    if (kWay == ChunkWay::kFolded) return HeadTokens(in, place.bh, 0, in.tokens);
+    return HeadTokens(in, place.bh, place.tile * in.tile, in.tile_end(place.tile));
+  }
+  RWKV_DEVICE int64_t square(int64_t bh, int64_t tile) const {
+    return (tile * in.batch * in.heads + bh) * kChunkSquare;
+  }
+
+  RWKV_DEVICE void begin(const Place& place, Sums (&state)[4]) const {
+    if (place.of_map) return set_identity(state);
+    const bool forward = kWay == ChunkWay::kForward || kWay == ChunkWay::kFolded;
+    const float* from = !forward || s_in == nullptr ? nullptr : s_in + square(place.bh, 0);
+    if (kWay == ChunkWay::kForward && place.tile > 0) {
+      from = starts + square(place.bh, place.tile - 1);
+    }
+    read_state(from, state);
+  }
+
+  RWKV_DEVICE void finish(const Place& place, const Sums (&state)[4]) const {
+    const bool each = kWay == ChunkWay::kMap || kWay == ChunkWay::kAdjoint;
+    const bool last = kWay == ChunkWay::kFolded || place.tile + 1 == in.tiles;
+    float* to = place.of_map ? m : s_out;
+    if (to == nullptr || !(each || last)) return;
+    write_state(state, to + square(place.bh, each ? place.tile : 0));
+  }
+
+  // Chunks in the order of the way: the i-th.
+  RWKV_DEVICE static int chunk_at(int i, int chunks) { return kBack ? chunks - 1 - i : i; }
+
+  RWKV_DEVICE void run(Room& room, const HeadTokens& head, bool of_map, Sums (&state)[4]) const {
+    const int chunks = head.chunks();
+    fetch(room, head, 0, -1);
+    int slot = 0;  // of chunk i + 2 among three
+    for (int i = -2; i < chunks; ++i) {
+      device::wait_copies<0>();
+      device::sync_warp();
+      if (i + 2 < chunks) scale(room, head, chunk_at(i + 2, chunks), slot);
+      device::sync_warp();
+      fetch(room, head, i + 3, i + 1);
+      const int next = slot == 0 ? 2 : slot - 1, now = slot == 2 ? 0 : slot + 1;
+      if (i + 1 >= 0 && i + 1 < chunks) {
+        make_blocks(room.scaled[next], room.scratch, room.blocks[(i + 1) % 2]);
+      }
+      if (i >= 0) {
+        if (kWay == ChunkWay::kFolded) keep_tile_start(i, state);
+        if constexpr (kBack) {
+          step_back(room, i, now, state);
+        } else {
+          step(room, head, i, now, of_map, state);
+        }
+        if (kWay == ChunkWay::kFolded) fold_tile_end(i, chunks, state);
+      }
+      slot = now;
+      device::sync_block();
+    }
+  }
+
+  RWKV_DEVICE void keep_tile_start(int chunk, const Sums (&state)[4]) const {
+    if (chunk * kChunk % in.tile == 0) write_state(state, at_start + square(this_block().bh, 0));
+  }
+  RWKV_DEVICE void fold_tile_end(int chunk, int chunks, Sums (&state)[4]) const {
+    const int64_t tile = chunk * kChunk / in.tile;
+    const bool ends = chunk + 1 == chunks || (chunk + 1) * kChunk % in.tile == 0;
+    if (!ends || (tile + 1 == in.tiles && s_out == nullptr)) return;
+    if (tile == 0 && s_in == nullptr) return;
+    device::sync_warp();  // a row's other elements are its neighbours'
+    const int64_t bh = this_block().bh;
+    fold_state<false>(at_start + square(bh, 0), m_in + square(bh, tile), b_in + square(bh, tile),
+                      state);
+    device::sync_warp();
+  }
+
   RWKV_DEVICE static void set_identity(Sums (&state)[4]) {
     RWKV_UNROLL
     for (int i = 0; i < 32; ++i) {
@@ -75,24 +152,25 @@ struct Wkv7ChunkForwardKernel {
     }
   }
 
-  // Operands of one chunk and values of another.
-  RWKV_DEVICE void fetch(Room& room, const HeadTokens& head, int64_t operands,
-                         int64_t values) const {
-    if (operands < head.chunks()) {
-      const OwnTokens own = head.own(operands);
-      fetch_tokens(own, kMap ? in.k : in.r, room.raw + kR * kTokensBytes);
-      fetch_tokens(own, in.k, room.raw + kK * kTokensBytes);
+  // Operands of one chunk and values of another, by their place in the way. What is not needed is
+  // taken from what is.
+  RWKV_DEVICE void fetch(Room& room, const HeadTokens& head, int operands, int values) const {
+    const int chunks = head.chunks();
+    if (operands < chunks) {
+      const OwnTokens own = head.own(chunk_at(operands, chunks));
+      fetch_tokens(own, kWay == ChunkWay::kMap ? in.k : in.r, room.raw + kR * kTokensBytes);
+      fetch_tokens(own, kBack ? in.r : in.k, room.raw + kK * kTokensBytes);
       fetch_tokens(own, in.a, room.raw + kA * kTokensBytes);
       fetch_tokens(own, in.b, room.raw + kB * kTokensBytes);
       fetch_decays(own, in.w_raw, room.w_raw);
     }
-    if (values >= 0 && values < head.chunks()) {
-      fetch_tokens(head.own(values), in.v, room.v[values % 2]);
+    if (values >= 0 && values < chunks) {
+      fetch_tokens(head.own(chunk_at(values, chunks)), kBack ? dy : in.v, room.v[values % 2]);
     }
     device::end_copy_group();
   }
 
-  RWKV_DEVICE static void scale(Room& room, const HeadTokens& head, int64_t chunk, int slot) {
+  RWKV_DEVICE static void scale(Room& room, const HeadTokens& head, int chunk, int slot) {
     const Gammas g = scale_operands(room.raw, room.w_raw, head.own(chunk).count, room.scaled[slot]);
     if (lane_index() / 4 < 7) return;
     const int column = 16 * warp_index() + lane_index() % 4 * 4;
@@ -100,14 +178,15 @@ struct Wkv7ChunkForwardKernel {
         {g.after[1][0], g.after[1][1], g.after[1][2], g.after[1][3]}};
   }
 
-  RWKV_DEVICE void step(Room& room, const HeadTokens& head, int64_t bh, int64_t c, int slot,
-                        bool of_map, Sums (&state)[4]) const {
+  RWKV_DEVICE void step(Room& room, const HeadTokens& head, int c, int slot, bool of_map,
+                        Sums (&state)[4]) const {
+    constexpr bool kMap = kWay == ChunkWay::kMap;
     const std::byte *scaled = room.scaled[slot], *blocks = room.blocks[c % 2];
     Fragment before[4];
     RWKV_UNROLL
     for (int j = 0; j < 4; ++j) before[j] = rounded(state[j]);
     if (!kMap && saved != nullptr) {
-      std::byte* to = saved + (bh * head.chunks() + c) * kChunkStateBytes;
+      std::byte* to = saved + (head.saved + c) * kChunkStateBytes;
       RWKV_UNROLL
       for (int j = 0; j < 4; ++j) store_block<Blocks64>(to, 16 * warp_index(), 16 * j, before[j]);
     }
@@ -140,6 +219,29 @@ struct Wkv7ChunkForwardKernel {
     }
   }
 
+  // The i-th chunk of the way back (wkv7_chunk_backward.h).
+  RWKV_DEVICE void step_back(const Room& room, int i, int slot, Sums (&adjoint)[4]) const {
+    const std::byte *scaled = room.scaled[slot], *blocks = room.blocks[i % 2];
+    const Fragment dy_own = load_transposed<Rows64>(room.v[i % 2], 0, 16 * warp_index());
+    Sums du = zero_sums(), dz = zero_sums();
+    RWKV_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      scale_columns(adjoint[j], room.decay[slot] + 16 * j);
+      add_product(du, rounded(adjoint[j]),
+                  load_block<Rows64>(scaled + kB * kTokensBytes, 0, 16 * j));
+    }
+    add_product(du, dy_own, load_transposed<Rows16>(blocks + kRb * kBlockBytes));
+    add_product(dz, rounded(du), load_transposed<Rows16>(blocks + kM * kBlockBytes));
+    const Fragment dz_own = rounded(dz);
+    RWKV_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      add_product(adjoint[j], dy_own,
+                  load_transposed<Rows64>(scaled + kR * kTokensBytes, 0, 16 * j));
+      add_product(adjoint[j], dz_own,
+                  load_transposed<Rows64>(scaled + kA * kTokensBytes, 0, 16 * j));
+    }
+  }
+
   RWKV_DEVICE static void scale_columns(Sums& s, const float* by) {
     RWKV_UNROLL
     for (int n = 0; n < 2; ++n) {
@@ -150,21 +252,46 @@ struct Wkv7ChunkForwardKernel {
   }
 };
 
-inline void wkv7_chunk_forward(const Stream& stream, const Wkv7Forward& op) {
-  using Kernel = Wkv7ChunkForwardKernel<false>;
-  const Wkv7Input<Bf16> input(op.in);
-  const bool folds = chunks_fold(op.m, op.s_in, op.s_out);
-  device::launch(stream, {input.batch * input.heads, kChunkThreads, sizeof(Kernel::Room)},
-                 Kernel{input, in<float>(op.s_in), out<Bf16>(op.y),
-                        folds ? nullptr : out<float>(op.s_out), nullptr, op.s_saved.data});
-  if (folds) fold_tile(stream, {.m = op.m, .add = op.b, .from = op.s_in, .out = op.s_out});
+// Everything empty but what the recurrence reads.
+template <ChunkWay kWay>
+Wkv7ChunkWayKernel<kWay> chunk_way(const Wkv7Input<Bf16>& in) {
+  return {in,      0,       nullptr, nullptr, nullptr, nullptr, nullptr,
+          nullptr, nullptr, nullptr, nullptr, true,    nullptr};
 }
+template <ChunkWay kWay>
+void run_chunks(const Stream& stream, int64_t blocks, const Wkv7ChunkWayKernel<kWay>& kernel) {
+  using Room = typename Wkv7ChunkWayKernel<kWay>::Room;
+  device::launch(stream, {blocks, kChunkThreads, sizeof(Room)}, kernel);
+}
+
+// With maps, tile after tile.
+inline void wkv7_folded_forward(const Stream& stream, const Wkv7Forward& op) {
+  auto kernel = chunk_way<ChunkWay::kFolded>(Wkv7Input<Bf16>(op.in));
+  const int64_t heads = kernel.in.batch * kernel.in.heads;
+  kernel.s_in = in<float>(op.s_in);
+  kernel.m_in = in<float>(op.m);
+  kernel.b_in = in<float>(op.b);
+  kernel.at_start = reinterpret_cast<float*>(device::scratch(stream, heads * kChunkSquare * 4));
+  kernel.y = out<Bf16>(op.y);
+  kernel.s_out = out<float>(op.s_out);
+  kernel.saved = op.s_saved.data;
+  run_chunks(stream, heads, kernel);
+}
+
 inline void wkv7_chunk_map(const Stream& stream, const Wkv7Map& op) {
-  using Kernel = Wkv7ChunkForwardKernel<true>;
-  if (op.first == op.end) return;
-  const Wkv7Input<Bf16> input(op.in);
-  device::launch(stream, {2 * input.batch * input.heads, kChunkThreads, sizeof(Kernel::Room)},
-                 Kernel{input, nullptr, nullptr, out<float>(op.b), out<float>(op.m), nullptr});
+  auto kernel = chunk_way<ChunkWay::kMap>(Wkv7Input<Bf16>(op.in));
+  kernel.first = op.first;
+  kernel.m = out<float>(op.m);
+  kernel.s_out = out<float>(op.b);
+  run_chunks(stream, 2 * (op.end - op.first) * kernel.in.batch * kernel.in.heads, kernel);
+}
+
+inline void wkv7_chunk_map_backward(const Stream& stream, const Wkv7MapBackward& op) {
+  auto kernel = chunk_way<ChunkWay::kAdjoint>(Wkv7Input<Bf16>(op.in));
+  kernel.first = op.first;
+  kernel.dy = in<Bf16>(op.dy);
+  kernel.s_out = out<float>(op.c);
+  run_chunks(stream, (op.end - op.first) * kernel.in.batch * kernel.in.heads, kernel);
 }
 
 }  // namespace rwkv::cuda

@@ -169,6 +169,34 @@ class Recurrence {
     both.insert(both.end(), more.begin(), more.end());
     return both;
   }
+  // With maps of tiles of `tile` tokens, folded at their edges.
+  Numbers tiled(const Backend& ops, int64_t tile, const Ends& ends) {
+    tile_ = tile;
+    const int64_t tiles = wkv7_tiles(tokens_[1], tile);
+    const Shape maps{tiles, kBatch, kHeads, kN, kN};
+    Owned<Acc> m(maps), b(maps), c(maps);
+    ops.wkv7_map({}, {sequence(), 0, tiles, m.view(), b.view()});
+    ops.wkv7_map_backward({}, {sequence(), narrow("dy"), 0, tiles, c.view()});
+    maps_ = {m.view(), b.view(), c.view()};
+    Numbers results = forward_and_backward(ops, ends, false);
+    maps_ = {};
+    return results;
+  }
+  // ds_out through the map of all tokens.
+  std::vector<double> mapped_back(const Backend& ops) {
+    const Shape maps{1, kBatch, kHeads, kN, kN};
+    Owned<Acc> m(maps), b(maps), c(maps), out(square_);
+    ops.wkv7_map({}, {sequence(), 0, 1, m.view(), b.view()});
+    ops.wkv7_map_backward({}, {sequence(), narrow("dy"), 0, 1, c.view()});
+    ops.wkv7_fold({}, {.m = m.view(),
+                       .add = c.view(),
+                       .first = 0,
+                       .end = 1,
+                       .transposed = true,
+                       .from = wide("ds_out", square_),
+                       .out = out.view()});
+    return doubles(out.view());
+  }
   // s_in through the map of all tokens.
   std::vector<double> mapped(const Backend& ops) {
     const Shape maps{1, kBatch, kHeads, kN, kN};
@@ -190,7 +218,8 @@ class Recurrence {
             .v = narrow("v"),
             .a = narrow("a"),
             .b = narrow("b"),
-            .w_raw = wide("w_raw", tokens_)};
+            .w_raw = wide("w_raw", tokens_),
+            .tile = tile_};
   }
   template <class U>
   Tensor tensor(std::map<std::string, Owned<U>>& all, const std::string& name, const Shape& shape) {
@@ -209,6 +238,7 @@ class Recurrence {
 
   Numbers x_;
   Maps maps_;  // for forward and backward
+  int64_t tile_ = 0;
   Shape tokens_, square_;
   std::map<std::string, Owned<T>> narrow_;
   std::map<std::string, Owned<Acc>> wide_;
@@ -266,6 +296,40 @@ TEST_P(Wkv7Chunks, AMapTakesTheStateOverAllTokens) {
               tolerance::kBf16Output);
   }
 }
+
+TEST_P(Wkv7Chunks, AMapTakesTheAdjointOverAllTokens) {
+  for (const Mode& mode : kModes) {
+    for (const int64_t tokens : {1, 15, 16, 40, 100}) {
+      const Numbers x = operands(mode, tokens);
+      const auto want = Recurrence<double>(x, tokens)
+                            .forward_and_backward(reference_backend(), kAll, false)
+                            .at("ds_in");
+      EXPECT_LT(distance(Recurrence<bf16>(x, tokens).mapped_back(*GetParam()), want),
+                tolerance::kBf16Gradient)
+          << mode.name << " " << tokens;
+    }
+  }
+}
+
+TEST_P(Wkv7Chunks, TilesAreFoldedAtTheirEdges) {
+  for (const int64_t tokens : {32, 40, 100}) {
+    for (const Ends& ends : {kAll, kNone, Ends{true, false, true, false}}) {
+      for (const Mode& mode : {kModes[0], kModes[2]}) {
+        const Numbers x = operands(mode, tokens);
+        const Numbers want =
+            Recurrence<double>(x, tokens).forward_and_backward(reference_backend(), ends, false);
+        const Numbers got = Recurrence<bf16>(x, tokens).tiled(*GetParam(), 32, ends);
+        for (const auto& [name, values] : want) {
+          EXPECT_LT(distance(got.at(name), values), limit(name, mode.keys, tokens))
+              << name << " " << mode.name << " " << tokens;
+        }
+      }
+    }
+  }
+}
+
+// Many more pieces than the few that some lengths above are cut in.
+TEST_P(Wkv7Chunks, LongSequences) { expect_close(kModes[2], 300, kAll, true); }
 
 TEST_P(Wkv7Chunks, WithMapsTheStateIsFoldedOverTheOneTile) {
   constexpr int64_t kTokens = 20;

@@ -40,6 +40,20 @@ RWKV_DEVICE void raise_max(int64_t* to, int64_t value) {
 }
 // Bytes of scratch for what leaves add to a weight's gradient. Bits depend on it.
 inline constexpr int64_t kLeafRoom = int64_t{64} << 20;
+// Tokens of the recurrence that a block of its own is worth.
+inline constexpr int64_t kLeastPiece = 256;
+// Of the current device.
+inline int64_t multiprocessors() {
+  static thread_local int counts[64] = {};
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  int& count = counts[device % 64];
+  if (count == 0) {
+    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "attribute");
+  }
+  return count;
+}
+inline int64_t room(const Stream& stream) { return stream.scratch_bytes; }
 // Memory for a launch and those that follow it on the stream.
 inline std::byte* scratch(const Stream& stream, int64_t bytes) {
   if (bytes > stream.scratch_bytes) {

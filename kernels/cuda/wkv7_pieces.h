@@ -1,0 +1,146 @@
+// The recurrence in chunks where heads are too few to fill the device: tokens are cut into pieces,
+// and the pieces of a head run side by side. Their maps are made first, all at once; a fold over
+// these gives the state before each piece, and backward the adjoint behind each. Without maps that
+// an exchange has made (those are folded where they are, tile after tile).
+#pragma once
+
+#include "kernels/cuda/wkv7_chunk_backward.h"
+#include "kernels/cuda/wkv7_chunk_forward.h"
+
+namespace rwkv::cuda {
+
+// Blocks of the chunk kernels that a multiprocessor holds.
+inline constexpr int64_t kChunkBlocks = 4;
+// Fewer pieces are not worth their maps, which cost about twice a forward pass.
+inline constexpr int64_t kLeastPieces = 4;
+
+// Tokens of a piece; 0: one piece. `room`: bytes for maps and states.
+inline int64_t piece_tokens(int64_t heads, int64_t tokens, int64_t multiprocessors, int64_t room) {
+  const int64_t fitting = room / (3 * heads * kChunkSquare * 4);
+  int64_t pieces = multiprocessors * kChunkBlocks / heads;
+  if (pieces > fitting) pieces = fitting;
+  if (pieces < kLeastPieces) return 0;
+  int64_t piece = ((tokens + pieces - 1) / pieces + kChunk - 1) / kChunk * kChunk;
+  if (piece < device::kLeastPiece) piece = device::kLeastPiece;
+  return (tokens + piece - 1) / piece < kLeastPieces ? 0 : piece;
+}
+
+// States at the edges between pieces: forward S <- S M + B from the first on, into place 0 what is
+// before piece 1; transposed dS <- dS M^T + C from the last on, into place i what is behind piece
+// i. A block has some rows of a head, eight threads a row.
+struct FoldPieces {
+  static constexpr int kRows = 16, kShare = 8, kOwn = kChunkHead / kShare;
+  static constexpr int kFoldThreads = kRows * kShare;
+
+  const float *m, *add, *from;  // of pieces; of the end
+  float* to;
+  int64_t pieces, heads;
+  bool transposed;
+
+  RWKV_DEVICE void operator()() const {
+    auto* rows = reinterpret_cast<float*>(device::shared_memory());
+    constexpr int kBlocks = kChunkHead / kRows;
+    const int64_t bh = block_index() / kBlocks;
+    const int row = thread_index() / kShare, first = thread_index() % kShare * kOwn;
+    const int64_t place = (block_index() % kBlocks * kRows + row) * kChunkHead;
+    float own[kOwn];
+    for (int j = 0; j < kOwn; ++j) {
+      own[j] = from == nullptr ? 0 : from[bh * kChunkSquare + place + first + j];
+    }
+    for (int64_t i = 0; i + 1 < pieces; ++i) {
+      const int64_t piece = transposed ? pieces - 1 - i : i;
+      const int64_t entry = (piece * heads + bh) * kChunkSquare;
+      for (int j = 0; j < kOwn; ++j) rows[row * kChunkHead + first + j] = own[j];
+      device::sync_block();
+      for (int j = 0; j < kOwn; ++j) own[j] = add[entry + place + first + j];
+      for (int l = 0; l < kChunkHead; ++l) {
+        const float s = rows[row * kChunkHead + l];
+        for (int j = 0; j < kOwn; ++j) {
+          own[j] +=
+              s *
+              m[entry + (transposed ? (first + j) * kChunkHead + l : l * kChunkHead + first + j)];
+        }
+      }
+      device::sync_block();
+      float* out = to + ((transposed ? piece - 1 : piece) * heads + bh) * kChunkSquare + place;
+      for (int j = 0; j < kOwn; ++j) out[first + j] = own[j];
+    }
+  }
+};
+
+// Maps, what is added, and the states at edges, in scratch.
+struct PieceRoom {
+  float *m, *add, *edges;
+
+  PieceRoom(const Stream& stream, const Wkv7Input<Bf16>& in) {
+    const int64_t all = in.tiles * in.batch * in.heads * kChunkSquare;
+    m = reinterpret_cast<float*>(device::scratch(stream, 3 * all * 4));
+    add = m + all;
+    edges = add + all;
+  }
+  void fold(const Stream& stream, const Wkv7Input<Bf16>& in, const float* from,
+            bool transposed) const {
+    const int64_t heads = in.batch * in.heads;
+    device::launch(stream,
+                   {heads * (kChunkHead / FoldPieces::kRows), FoldPieces::kFoldThreads,
+                    FoldPieces::kRows * kChunkHead * int64_t{sizeof(float)}},
+                   FoldPieces{m, add, from, edges, in.tiles, heads, transposed});
+  }
+};
+
+// The sequence as tiles that are the pieces.
+inline Wkv7Input<Bf16> in_pieces(const Stream& stream, const Wkv7Sequence& in) {
+  Wkv7Sequence cut = in;
+  const int64_t heads = in.k.shape[0] * in.k.shape[2];
+  cut.tile = piece_tokens(heads, in.k.shape[1], device::multiprocessors(), device::room(stream));
+  return Wkv7Input<Bf16>(cut);
+}
+
+inline void wkv7_chunk_forward(const Stream& stream, const Wkv7Forward& op) {
+  if (!op.m.empty()) return wkv7_folded_forward(stream, op);
+  const Wkv7Input<Bf16> input = in_pieces(stream, op.in);
+  const int64_t heads = input.batch * input.heads;
+  auto kernel = chunk_way<ChunkWay::kForward>(input);
+  if (input.tiles > 1) {
+    const PieceRoom room(stream, input);
+    auto maps = chunk_way<ChunkWay::kMap>(input);
+    maps.m = room.m;
+    maps.s_out = room.add;
+    run_chunks(stream, 2 * (input.tiles - 1) * heads, maps);
+    room.fold(stream, input, in<float>(op.s_in), false);
+    kernel.starts = room.edges;
+  }
+  kernel.s_in = in<float>(op.s_in);
+  kernel.y = out<Bf16>(op.y);
+  kernel.s_out = out<float>(op.s_out);
+  kernel.saved = op.s_saved.data;
+  run_chunks(stream, input.tiles * heads, kernel);
+}
+
+inline void wkv7_chunk_backward(const Stream& stream, const Wkv7Backward& op) {
+  if (!op.m.empty()) return wkv7_folded_backward(stream, op);
+  const Wkv7Input<Bf16> input = in_pieces(stream, op.in);
+  const int64_t heads = input.batch * input.heads;
+  auto kernel = chunk_back<false>(op);
+  kernel.in = input;
+  if (input.tiles > 1) {
+    const PieceRoom room(stream, input);
+    auto maps = chunk_way<ChunkWay::kMap>(input);
+    maps.first = 1;
+    maps.m = room.m;
+    maps.both = false;
+    run_chunks(stream, (input.tiles - 1) * heads, maps);
+    auto adjoints = chunk_way<ChunkWay::kAdjoint>(input);
+    adjoints.first = 1;
+    adjoints.dy = kernel.dy;
+    adjoints.s_out = room.add;
+    run_chunks(stream, (input.tiles - 1) * heads, adjoints);
+    room.fold(stream, input, in<float>(op.ds_out), true);
+    kernel.ends = room.edges;
+  }
+  device::launch(stream,
+                 {input.tiles * heads, kChunkThreads, sizeof(Wkv7ChunkBackKernel<false>::Room)},
+                 kernel);
+}
+
+}  // namespace rwkv::cuda
