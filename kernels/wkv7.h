@@ -72,8 +72,9 @@ struct Wkv7Forward {
   ConstTensor m = {}, b = {};  // empty: the recurrence runs through
   Tensor y;                    // (B, T, H, N)
   Tensor s_out;                // (B, H, N, N) acc; may be s_in; empty: not wanted
-  Tensor s_saved;  // (B, H, wkv7_saved_states(T, tile), N, wkv7_state_stride(N)) acc, layout
-                   // of the backend's own choice; empty: no backward will follow
+  Tensor s_saved;  // (B, H, wkv7_saved_states(T, tile), N, wkv7_state_stride(N)) acc, or bf16
+                   // (Backend::saves_bf16_states), layout of the backend's own choice; empty: no
+                   // backward will follow
 };
 
 // Elements of scratch (acc type) that a backward pass needs a thread.

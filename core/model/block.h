@@ -98,6 +98,7 @@ struct BlockPlan {
   bool backward = true;  // false: inference, nothing is kept
   int64_t tile = 0;      // that of the passes (Pass::tile)
   Edges edges = Edges::kGiven;
+  bool bf16_states = false;  // those of the recurrence that are saved
 };
 
 class Block {

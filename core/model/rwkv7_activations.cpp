@@ -41,7 +41,7 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
   halo_row = scratch.take("halo", acc, {batch_, width_});
   if (!plan.backward) return;
   x_mid = keep("residual stream", sequence);
-  states = saved.take("states", acc,
+  states = saved.take("states", plan.bf16_states ? DType::kBF16 : acc,
                       {batch_, heads, wkv7_saved_states(tokens_, plan.tile), head_size_,
                        wkv7_state_stride(head_size_)});
   for (Tensor& t : dmixed) t = borrow("gradients of mixes", sequence);

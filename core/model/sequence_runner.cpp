@@ -58,6 +58,9 @@ std::vector<int64_t> SequenceRunner::lengths() const {
 void SequenceRunner::plan_workspaces(bool with_memory) {
   ModelPlan plan = plan_.model;
   plan.memory = ops_.memory;
+  plan.bf16_states =
+      plan.plain && ops_.saves_bf16_states != nullptr &&
+      ops_.saves_bf16_states(plan.precision.compute, model_.config().head_size, plan.tile);
   plan.edges = !plan_.whole() ? Edges::kSegment : plan_.leaves ? Edges::kGiven : Edges::kWhole;
   int64_t saved = 0, scratch = 0;
   for (const int64_t tokens : lengths()) {

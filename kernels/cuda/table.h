@@ -66,6 +66,7 @@ inline Backend make_table(std::string_view name, std::string_view isa) {
   t.wkv7_backward = typed<Wkv7BackwardOp, Wkv7Backward>;
   t.time_mix_out_forward = typed<TimeMixOutForwardOp, TimeMixOutForward>;
   t.time_mix_out_backward = typed<TimeMixOutBackwardOp, TimeMixOutBackward>;
+  t.saves_bf16_states = wkv7_saves_bf16;
   t.cast = cast;
   t.sum_squares = sum_squares;
   t.wkv7_fold = wkv7_fold;

@@ -182,6 +182,7 @@ void by_head_size(int64_t n, const Stream& stream, const Op& op) {
 template <class T, int N>
 struct RunForward {
   static void run(const Stream& stream, const Wkv7Forward& op) {
+    require(op.s_saved.empty() || op.s_saved.dtype == DType::kF32, "states are saved in float");
     const Wkv7Input<T> input(op.in);
     device::launch(
         stream, {input.batch * input.heads, N, TokenVectors<N>::kBytes},

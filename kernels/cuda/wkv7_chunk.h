@@ -15,21 +15,17 @@ namespace rwkv::cuda {
 
 inline constexpr int kChunk = 16, kChunkHead = 64, kChunkThreads = 128;
 
-// What these kernels take; the others are for the rest.
+// What these kernels take; the others are for the rest. They save the states before each chunk in
+// bf16.
+inline bool wkv7_saves_bf16(DType type, int64_t head_size, int64_t tile) {
+  return type == DType::kBF16 && head_size == kChunkHead && tile % kChunk == 0;
+}
 inline bool wkv7_in_chunks(const Wkv7Sequence& in) {
-  return in.k.dtype == DType::kBF16 && in.k.shape[3] == kChunkHead && in.tile % kChunk == 0 &&
-         in.overlap == 0 && in.starts.empty();
+  return wkv7_saves_bf16(in.k.dtype, in.k.shape[3], in.tile) && in.overlap == 0 &&
+         in.starts.empty();
 }
-
-// Bytes of saved states: before each chunk, in bf16.
 inline constexpr int64_t kChunkStateBytes = kChunkHead * kChunkHead * 2;
-inline constexpr int64_t wkv7_chunk_saved_bytes(int64_t batch, int64_t heads, int64_t tokens) {
-  return batch * heads * ((tokens + kChunk - 1) / kChunk) * kChunkStateBytes;
-}
-// There is room for it where s_saved is.
-static_assert(kChunk == kWkv7Saved && kChunkStateBytes <= kChunkHead *
-                                                              wkv7_state_stride(kChunkHead) *
-                                                              int64_t{sizeof(float)});
+static_assert(kChunk == kWkv7Saved && kChunkHead == wkv7_state_stride(kChunkHead));
 
 inline constexpr int64_t kChunkSquare = kChunkHead * kChunkHead;  // elements of a state or map
 

@@ -91,23 +91,27 @@ class Recurrence {
       : x_(x),
         tokens_{kBatch, tokens, kHeads, kN},
         square_{kBatch, kHeads, kN, kN},
-        saved_({kBatch, kHeads, wkv7_saved_states(tokens), kN, kN}) {}
+        saved_({kBatch, kHeads, wkv7_saved_states(tokens), kN, kN}),
+        bf16_saved_({kBatch, kHeads, wkv7_saved_states(tokens), kN, kN}) {}
 
   // `added`: whether dr, dk, dv start from the operands of these names.
   Numbers forward_and_backward(const Backend& ops, const Ends& ends, bool added) {
+    const bool narrow_states =
+        ops.saves_bf16_states != nullptr && ops.saves_bf16_states(kDTypeOf<T>, kN, tile_);
+    const Tensor states = narrow_states ? bf16_saved_.view() : saved_.view();
     ops.wkv7_forward({}, {.in = sequence(),
                           .s_in = ends.s_in ? wide("s_in", square_) : Tensor{},
                           .m = maps_.m,
                           .b = maps_.b,
                           .y = narrow("y"),
                           .s_out = ends.s_out ? wide("s_out", square_) : Tensor{},
-                          .s_saved = saved_.view()});
+                          .s_saved = states});
     if (!added) {
       for (const char* name : {"dr", "dk", "dv"}) x_.erase(name);
     }
     Owned<Acc> scratch({1, wkv7_backward_scratch(kN)});
     ops.wkv7_backward({}, {.in = sequence(),
-                           .s_saved = saved_.view(),
+                           .s_saved = states,
                            .dy = narrow("dy"),
                            .ds_out = ends.ds_out ? wide("ds_out", square_) : Tensor{},
                            .m = maps_.m,
@@ -243,6 +247,7 @@ class Recurrence {
   std::map<std::string, Owned<T>> narrow_;
   std::map<std::string, Owned<Acc>> wide_;
   Owned<Acc> saved_;
+  Owned<bf16> bf16_saved_;
 };
 
 // One token: all of a head's y share the rounding of one product r k, so that with few heads their
@@ -300,6 +305,7 @@ TEST_P(Wkv7Chunks, AMapTakesTheStateOverAllTokens) {
 TEST_P(Wkv7Chunks, AMapTakesTheAdjointOverAllTokens) {
   for (const Mode& mode : kModes) {
     for (const int64_t tokens : {1, 15, 16, 40, 100}) {
+      if (&mode != &kModes[0] && tokens != 40) continue;
       const Numbers x = operands(mode, tokens);
       const auto want = Recurrence<double>(x, tokens)
                             .forward_and_backward(reference_backend(), kAll, false)
