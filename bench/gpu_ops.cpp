@@ -1,6 +1,7 @@
 // Single ops of a backend at the shapes that a training step gives them: milliseconds, TFLOP/s,
 // GB/s. The first table is what products reach, which caps everything else.
-//   gpu_ops [cuda | cpu] [products | wkv]
+//   gpu_ops [cuda | cpu] [products | measured | norm | wkv]
+// measured: products by the algorithm that timing finds, in place of the library's first.
 #include <fmt/format.h>
 
 #include <chrono>
@@ -152,11 +153,57 @@ void recurrence(Bench& bench, int64_t batch, int64_t heads, int64_t tokens) {
   bench.clear();
 }
 
+// Norm and shift with six mixes, fused and one after the other, as GB/s of what the fused ones
+// move.
+void norm_and_shift(Bench& bench, int64_t rows, int64_t width) {
+  const Shape sequence{1, rows, width};
+  const auto half = [&](float scale) { return bench.tensor(DType::kBF16, sequence, scale); };
+  const auto row = [&](float scale) { return bench.tensor(DType::kF32, {width}, scale); };
+  const Tensor x = half(1), u = half(0), du = half(0), dx = half(0), weight = row(1), bias = row(1);
+  const Tensor mean = bench.tensor(DType::kF32, {rows}, 0),
+               rstd = bench.tensor(DType::kF32, {rows}, 0);
+  const Tensor halo = bench.tensor(DType::kF32, {1, width}, 0);
+  NormShiftForward forward{{x, weight, bias, 1e-5, u, mean, rstd},
+                           {.u = u, .halo = halo, .mixes = kMaxMixes, .mix = {}, .out = {}}};
+  NormShiftBackward backward{{x, weight, bias, mean, rstd, du, dx, dx, row(0), row(0)},
+                             {.u = u,
+                              .halo = halo,
+                              .dhalo_out = {},
+                              .mixes = kMaxMixes,
+                              .mix = {},
+                              .dout = {},
+                              .du = du,
+                              .dmix = {}}};
+  for (size_t m = 0; m < kMaxMixes; ++m) {
+    forward.shift.mix[m] = backward.shift.mix[m] = row(1);
+    forward.shift.out[m] = half(0);
+    backward.shift.dout[m] = half(1);
+    backward.shift.dmix[m] = row(0);
+  }
+  const Backend& ops = bench.ops();
+  const double fused = bench.seconds([&] { ops.norm_shift_forward(bench.stream(), forward); });
+  const double apart = bench.seconds([&] {
+    ops.layer_norm_forward(bench.stream(), forward.norm);
+    ops.token_shift_forward(bench.stream(), forward.shift);
+  });
+  const double back = bench.seconds([&] { ops.norm_shift_backward(bench.stream(), backward); });
+  const double unit = static_cast<double>(rows * width) * 2e-9;
+  fmt::print("norm and shift {} x {}: forward {:.0f} GB/s (apart {:.0f}), backward {:.0f} GB/s\n",
+             rows, width, 8 * unit / fused, 8 * unit / apart, 12 * unit / back);
+  std::fflush(stdout);
+  bench.clear();
+}
+
 void run(const std::string& backend, const std::string& what) {
   if (backend == "cuda" && cuda_library().devices == 0) throw Error(cuda_library().why);
   Bench bench(backend == "cuda" ? *cuda_library().backend : cpu_backend());
-  if (what != "wkv") products(bench);
-  if (what == "products") return;
+  if (what == "measured" && bench.ops().choices != nullptr) bench.ops().choices->measure(true);
+  if (what == "all" || what == "products" || what == "measured") products(bench);
+  if (what == "products" || what == "measured") return;
+  for (const int64_t width : {768, 1024, 2048, 2560}) {
+    if (what != "wkv") norm_and_shift(bench, 16384, width);
+  }
+  if (what == "norm") return;
   recurrence(bench, 8, 64, 4096);
   recurrence(bench, 4, 32, 4096);
   recurrence(bench, 4, 12, 4096);

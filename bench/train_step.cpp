@@ -87,6 +87,7 @@ class Steps {
       tokens_.push_back(static_cast<int32_t>(random.below(vocab, static_cast<uint64_t>(i))));
     }
     weight_.assign(tokens_.size(), 1.0f);
+    choose_products();
   }
 
   double step(const Backend& ops, int64_t number) {
@@ -95,6 +96,7 @@ class Steps {
     store_.zero_gradients(pass.stream);
     const Shape shape{recipe_.train.micro_batch, recipe_.train.context};
     const ConstTensor tokens = view_of(tokens_.data(), shape);
+    const Batch batch{tokens, tokens, view_of(weight_.data(), shape)};
     double loss = 0;
     const auto visit = [&](const SequenceRunner::Result& result) {
       for (int64_t i = 0; i < result.loss.elements(); ++i) {
@@ -102,8 +104,7 @@ class Steps {
       }
     };
     for (int64_t done = 0; done < recipe_.train.batch; done += recipe_.train.micro_batch) {
-      runner_->forward_backward(pass, store_, {tokens, tokens, view_of(weight_.data(), shape)},
-                                1e-4, visit);
+      runner_->forward_backward(pass, store_, batch, 1e-4, visit);
     }
     const double scale = 1.0 / static_cast<double>(tokens_a_step());
     norm_ = optimizer_.norm(pass, scale);
@@ -135,6 +136,18 @@ class Steps {
   }
 
  private:
+  // As the trainer does: in a pass that is thrown away.
+  void choose_products() {
+    if (machine_.ops->choices == nullptr) return;
+    const Shape shape{recipe_.train.micro_batch, recipe_.train.context};
+    const ConstTensor tokens = view_of(tokens_.data(), shape);
+    machine_.ops->choices->measure(true);
+    runner_->forward_backward({machine_.stream(), *machine_.ops}, store_,
+                              {tokens, tokens, view_of(weight_.data(), shape)}, 1e-4,
+                              [](const SequenceRunner::Result&) {});
+    machine_.ops->choices->measure(false);
+  }
+
   Recipe recipe_;
   Machine machine_;
   Model model_;

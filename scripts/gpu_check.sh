@@ -42,13 +42,28 @@ check() {
   done
   check "the same losses over both" diff <(result_of "$program" "$folder/nccl") <(result_of "$program" "$folder/host")
   check "a training run" "$program" "$root/recipes/base.yaml" parallel.device=cuda run.dir="$folder/base"
+  base=("$program" "$root/recipes/base.yaml" parallel.device=cuda train.steps=12)
+  check "without graphs" "${base[@]}" parallel.graphs=off run.dir="$folder/plain"
+  check "with graphs" "${base[@]}" parallel.graphs=on run.dir="$folder/graphs"
+  check "graphs keep the bits" diff <(result_of "$program" "$folder/plain") <(result_of "$program" "$folder/graphs")
+  check "stopped" test "$("${base[@]}" train.stop_at=5 run.dir="$folder/resumed" >/dev/null; echo $?)" = 85
+  check "gone on with" "${base[@]}" run.dir="$folder/resumed"
+  check "a resume keeps the bits, its products' algorithms the checkpoint's" \
+    diff <(result_of "$program" "$folder/plain") <(result_of "$program" "$folder/resumed")
+  check "exact" "${base[@]}" parallel.reduction=exact run.dir="$folder/exact"
+  check "exact, a sequence over two ranks" mpirun -q --bind-to none -n 2 "${base[@]}" \
+    parallel.reduction=exact parallel.share_gpu=true parallel.sequence=2 parallel.data=1 run.dir="$folder/exact2"
+  check "exact has the same bits on one rank and on two" \
+    diff <(result_of "$program" "$folder/exact") <(result_of "$program" "$folder/exact2")
+  check "fp16" "${base[@]}" precision=fp16 run.dir="$folder/fp16"
   if command -v compute-sanitizer >/dev/null; then
     check "memcheck" compute-sanitizer --error-exitcode 1 --tool memcheck "$build/tests/test_kernels" \
       --gtest_brief=1 '--gtest_filter=*cuda_sm*'
     check "racecheck" compute-sanitizer --error-exitcode 1 --tool racecheck "$build/tests/test_kernels" \
       --gtest_brief=1 '--gtest_filter=*Chunk*cuda_sm*'
   fi
-  check "products and the recurrence" "$bench/gpu_ops" cuda
+  check "products, norms and the recurrence" "$bench/gpu_ops" cuda
+  check "products by measured algorithms" "$bench/gpu_ops" cuda measured
   for size in "12 768 16" "24 1024 8" "24 2048 4"; do
     read -r layers width batch <<<"$size"
     check "steps of $layers x $width" "$bench/train_step" layers="$layers" width="$width" batch="$batch"
