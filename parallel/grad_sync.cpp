@@ -2,11 +2,17 @@
 
 namespace rwkv {
 
-void sum_gradients(Tensor gradients, Communicator& comm, const Stream& stream) {
-  if (comm.size() == 1) return;
+void GradSync::start(const Tensor& gradients, const Stream& stream) {
+  if (comm_.size() == 1 || gradients.elements() == 0) return;
   Stream issuing = stream;
-  comm.all_reduce(gradients, Reduce::kSum, issuing)->wait();
-  comm.settle();
+  under_way_.push_back(comm_.all_reduce(gradients, Reduce::kSum, issuing));
+}
+
+void GradSync::finish() {
+  if (under_way_.empty()) return;
+  for (const auto& ticket : under_way_) ticket->wait();
+  under_way_.clear();
+  comm_.settle();
 }
 
 }  // namespace rwkv

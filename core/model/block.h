@@ -10,6 +10,7 @@
 #include "core/base/arena.h"
 #include "core/plan/param_spec.h"
 #include "kernels/backend.h"
+#include "parallel/grad_sync.h"
 #include "parallel/state_exchange.h"
 
 namespace rwkv {
@@ -74,6 +75,9 @@ struct Pass {
   int64_t overlap = 0;      // last tokens, which the right neighbour runs again
   ConstTensor starts = {};  // (B, T) i32, not 0: a document starts; empty: none does
   double loss_scale = 1;    // what gradients are multiplied by, all of them
+  // Not null: this is the last pass that adds to the gradients, and they are summed over ranks as
+  // soon as a layer's are complete.
+  GradSync* sync = nullptr;
 
   Leaves leaves(int64_t tokens) const { return {tokens, leaf, 0}; }
 };

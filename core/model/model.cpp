@@ -60,9 +60,16 @@ int64_t Model::head_rows(int64_t leaf, const Memory& memory) const {
   return std::max(leaf, std::clamp(fitting, kRowBlock, most.rows));
 }
 
+size_t Model::end_of(size_t layer) const {
+  return layer + 1 < blocks_.size() ? first_param_[layer + 1] : ln_out_weight_;
+}
+
 std::span<const Param> Model::block_params(const ParamStore& store, size_t layer) const {
-  const size_t end = layer + 1 < blocks_.size() ? first_param_[layer + 1] : ln_out_weight_;
-  return store.params(first_param_[layer], end - first_param_[layer]);
+  return store.params(first_param_[layer], end_of(layer) - first_param_[layer]);
+}
+
+void Model::sync(const Pass& pass, const ParamStore& store, size_t first, size_t end) {
+  if (pass.sync != nullptr) pass.sync->start(store.gradients(first, end), pass.stream);
 }
 
 void Model::reset(Workspace& ws) const {
@@ -177,6 +184,7 @@ void Model::loss_backward(const Pass& pass, const ParamStore& store, Workspace& 
                                              params[ln_out_weight_].grad,
                                              params[ln_out_bias_].grad,
                                              pass.leaves(ws.plan_.tokens)});
+  sync(pass, store, ln_out_weight_, store.size());
   zero(*ws.plan_.memory, pass.stream, ws.dv_first_);
   const Flow gradient{ws.dx_, ws.dv_first_};
   Pass again = pass;
@@ -189,6 +197,8 @@ void Model::loss_backward(const Pass& pass, const ParamStore& store, Workspace& 
     }
     blocks_[l]->backward(pass, block_params(store, l), *ws.saved_[l], in, gradient, gradient,
                          ws.entering[l], ws.dleaving[l], ws.dentering[l]);
+    // The first layer's stand behind the embedding's, which are the last to come.
+    if (l > 0) sync(pass, store, first_param_[l], end_of(l));
   }
   pass.ops.layer_norm_backward(pass.stream, {ws.embedded_,
                                              params[ln0_weight_].master,
@@ -204,6 +214,7 @@ void Model::loss_backward(const Pass& pass, const ParamStore& store, Workspace& 
   const int64_t rows = ws.loss.elements();
   pass.ops.embedding_backward(pass.stream,
                               {batch.tokens.reshaped({rows}), flat(ws.dx_), params[0].grad});
+  sync(pass, store, 0, end_of(0));
 }
 
 }  // namespace rwkv

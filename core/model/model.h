@@ -121,7 +121,9 @@ class Model {
   void loss_backward(const Pass&, const ParamStore&, Workspace&, const Batch&, double l2wrap) const;
 
  private:
+  size_t end_of(size_t layer) const;  // the parameter behind its last one
   std::span<const Param> block_params(const ParamStore&, size_t layer) const;
+  static void sync(const Pass&, const ParamStore&, size_t first, size_t end);
   void head(const Pass&, const ParamStore&, Workspace&, const Batch&, double l2wrap, bool backward,
             Tensor logits) const;
 

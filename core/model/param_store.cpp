@@ -115,6 +115,13 @@ void ParamStore::zero_gradients(const Stream& stream) const {
   zero(*where_, stream, peaks_);
 }
 
+Tensor ParamStore::gradients(size_t first, size_t end) const {
+  const auto begin_of = [&](size_t i) {
+    return i < offsets_.size() ? offsets_[i] : all_gradients_.elements();
+  };
+  return piece_of(all_gradients_, begin_of(first), {begin_of(end) - begin_of(first)});
+}
+
 double ParamStore::grad_unit(size_t i) const {
   const double scale = params_[i].grad.scale;
   return exact_ && scale > 0 ? 1 / scale : 1;

@@ -44,8 +44,10 @@ class ParamStore {
   std::span<const Param> params(size_t first, size_t count) const {
     return {params_.data() + first, count};
   }
-  // All gradients as one tensor (padding between parameters is zero).
+  // All gradients as one tensor (padding between parameters is zero); those of parameters
+  // [first, end) with the padding behind each.
   Tensor all_gradients() const { return all_gradients_; }
+  Tensor gradients(size_t first, size_t end) const;
   void zero_gradients(const Stream& = {}) const;  // and peaks
 
   // Fixed point. peaks: (parameters) i64, magnitude_bits() of the largest partial of each gradient.

@@ -74,6 +74,9 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
   store_ = std::make_unique<ParamStore>(model_->params(), machine.precision, true, machine.leaf > 0,
                                         part, *machine.ops->memory);
   runner_ = std::make_unique<SequenceRunner>(*model_, plan, device_sequence_.get(), *machine.ops);
+  sync_ = std::make_unique<GradSync>(device_ranks_.get(), model_->layers() + 2);
+  // Exact sums are looked at before they travel; ranks of a sequence have messages of their own.
+  syncs_ = machine.leaf == 0 && mesh_.sequence == 1 && !plan.records;
   const int64_t passes = (share_.count() + micro_batch_ - 1) / micro_batch_;
   loader_ = std::make_unique<BatchLoader>(*source_, passes * micro_batch_, recipe.train.context,
                                           recipe.data.reset_documents);
@@ -121,7 +124,7 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
     bool good = true;
     switch (action.phase) {
       case Phase::kForwardBackward:
-        forward_backward(action);
+        forward_backward(action, plan_[next + 1].phase == Phase::kReduce);
         break;
       case Phase::kScale:
         good = scales_fit(step);
@@ -166,7 +169,7 @@ void Trainer::choose_products(int64_t step) {
   chooses_ = false;
   choices.measure(true);
   load_batch(step);
-  if (plan_.front().phase == Phase::kForwardBackward) forward_backward(plan_.front());
+  if (plan_.front().phase == Phase::kForwardBackward) forward_backward(plan_.front(), false);
   choices.measure(false);
   take_product_choices(ranks_.broadcast(choices.write(), 0));
 }
@@ -186,9 +189,11 @@ std::string Trainer::take_product_choices(const std::string& text) {
   return why;
 }
 
-void Trainer::forward_backward(const Action& action) {
+void Trainer::forward_backward(const Action& action, bool last) {
   const int64_t sent_before = runner_->sent_bytes();
-  runner_->forward_backward(pass_, *store_, loader_->batch(action.first, micro_batch_),
+  Pass pass = pass_;
+  if (last && syncs_) pass.sync = sync_.get();
+  runner_->forward_backward(pass, *store_, loader_->batch(action.first, micro_batch_),
                             recipe_.loss.l2wrap, tally_->visit(totals_));
   totals_.exchanged += runner_->sent_bytes() - sent_before;
   if (!tally_->graded()) return;
@@ -248,7 +253,8 @@ void Trainer::throw_not_finite(int64_t step, double norm) const {
 
 void Trainer::reduce() {
   totals_.reduce(ranks_);
-  sum_gradients(store_->all_gradients(), device_ranks_.get(), pass_.stream);
+  if (!sync_->any()) sync_->start(store_->all_gradients(), pass_.stream);
+  sync_->finish();
 }
 
 // Gradients are sums over tokens of the scaled loss until here; the mean over the job's tokens is

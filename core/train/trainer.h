@@ -69,7 +69,8 @@ class Trainer {
 
  private:
   void choose_products(int64_t step);
-  void forward_backward(const Action&);
+  // last: of the passes that add to the gradients.
+  void forward_backward(const Action&, bool last);
   bool scales_fit(int64_t step);
   bool lower_loss_scale();
   [[noreturn]] void throw_not_finite(int64_t step, double norm) const;
@@ -106,7 +107,9 @@ class Trainer {
   std::vector<double> scales_;  // those of the next step
   Buffer peaks_room_;
   int64_t repeated_ = 0;
-  bool chooses_;  // products, in the next step
+  bool chooses_;        // products, in the next step
+  bool syncs_ = false;  // gradients are reduced while the last pass goes on
+  std::unique_ptr<GradSync> sync_;
   LossScale loss_scale_;
   const volatile int* stop_flag_ = nullptr;
 };

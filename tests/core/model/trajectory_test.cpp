@@ -132,24 +132,29 @@ TEST(PlantedMistakes, GroupNormWithTheEpsilonOfLayerNormIsNoticed) {
   EXPECT_GT(model_distance(wrong), tolerance::kGolden);
 }
 
-TEST(PlantedMistakes, ADoubleTokenShiftIsNoticed) {
-  Backend wrong = reference_backend();
-  wrong.token_shift_forward = [](const Stream& stream, const TokenShiftForward& op) {
-    // The row before the previous one takes the place of the previous one.
-    const int64_t batch = op.u.shape[0], tokens = op.u.shape[1], width = op.u.shape[2];
-    reference_backend().token_shift_forward(stream, op);
-    const double* u = op.u.as<double>();
-    for (int64_t b = 0; b < batch; ++b) {
-      for (int64_t t = 2; t < tokens; ++t) {
-        for (int64_t c = 0; c < width; ++c) {
-          const int64_t i = (b * tokens + t) * width + c;
-          for (size_t m = 0; m < static_cast<size_t>(op.mixes); ++m) {
-            op.out[m].as<double>()[i] =
-                u[i] + (u[i - 2 * width] - u[i]) * op.mix[m].as<double>()[c];
-          }
+// The row before the previous one takes the place of the previous one.
+void shift_twice(const Stream& stream, const TokenShiftForward& op) {
+  const int64_t batch = op.u.shape[0], tokens = op.u.shape[1], width = op.u.shape[2];
+  reference_backend().token_shift_forward(stream, op);
+  const double* u = op.u.as<double>();
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t t = 2; t < tokens; ++t) {
+      for (int64_t c = 0; c < width; ++c) {
+        const int64_t i = (b * tokens + t) * width + c;
+        for (size_t m = 0; m < static_cast<size_t>(op.mixes); ++m) {
+          op.out[m].as<double>()[i] = u[i] + (u[i - 2 * width] - u[i]) * op.mix[m].as<double>()[c];
         }
       }
     }
+  }
+}
+
+TEST(PlantedMistakes, ADoubleTokenShiftIsNoticed) {
+  Backend wrong = reference_backend();
+  wrong.token_shift_forward = shift_twice;
+  wrong.norm_shift_forward = [](const Stream& stream, const NormShiftForward& op) {
+    reference_backend().layer_norm_forward(stream, op.norm);
+    shift_twice(stream, op.shift);
   };
   EXPECT_GT(model_distance(wrong), tolerance::kGolden);
 }

@@ -204,6 +204,26 @@ TEST(Trainer, ProductsOfACheckpointAreTakenByAllRanksOrChosenAgain) {
   }
 }
 
+// The pieces that travel while the last pass goes on are all of the gradients, each once.
+TEST(Trainer, GradientsAreReducedLayerByLayer) {
+  for (const char* micro : {"train.micro_batch=1", "train.micro_batch=5"}) {
+    const Recipe fast = small_recipe({"precision=fp32", "parallel.reduction=fast", micro});
+    const Result alone = train(fast, 1, 3);
+    for (const int ranks : {2, 3}) expect_near(train(fast, ranks, 3), alone, 1e-5);
+  }
+  const Recipe recipe = small_recipe();
+  const Model model(complete_model(recipe));
+  const ParamStore store(model.params(), {DType::kF64, DType::kF64}, true);
+  int64_t elements = 0;
+  for (size_t i = 0; i < store.size(); ++i) {
+    const Tensor piece = store.gradients(i, i + 1);
+    EXPECT_EQ(piece.data, store.grad(i).data);
+    EXPECT_GE(piece.elements(), store.grad(i).elements());
+    elements += piece.elements();
+  }
+  EXPECT_EQ(elements, store.all_gradients().elements());
+}
+
 // Gradients of the logits overflow when they are scaled by more than 2^5.
 const Backend& overflowing_backend() {
   static const Backend table = [] {

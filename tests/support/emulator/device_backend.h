@@ -39,7 +39,7 @@ inline float from_fp16(uint16_t bits) {
   return static_cast<float>(x);
 }
 inline int64_t room(const Stream&) { return int64_t{64} << 20; }
-inline int64_t multiprocessors() { return 4; }
+inline int64_t multiprocessors() { return 10; }
 inline constexpr int64_t kLeastPiece = 32;      // so that short sequences are cut too
 inline constexpr int64_t kLeafRoom = 16 << 10;  // so that small weights are cut too
 inline void raise_max(int64_t* to, int64_t value) {
