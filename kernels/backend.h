@@ -30,7 +30,7 @@ struct Backend {
   std::string_view name;  // reference | cpu
   std::string_view isa;   // what it was compiled for: generic | avx2 | avx512
   std::string build;      // compiler and libraries that its bits depend on
-  bool bf16 = false;      // computes in bf16 (else the caller falls back to f32, and says so)
+  bool bf16 = false;  // computes in bf16 (else the caller falls back to fp16 or f32, and says so)
   bool fp16 = false;
   bool f64 = false;
   const Memory* memory = &host_memory();    // where its tensors live

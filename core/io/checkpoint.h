@@ -25,8 +25,9 @@ struct CheckpointInfo {
   std::string numerics;  // id of what computed it
   std::string run_id;    // of the run folder, from its first step to its last; the same on all
                          // ranks
-  int64_t repeated_passes = 0;  // of the run so far: terms of exact sums that did not fit
-  std::string products = {};    // algorithms of products, as the backend writes them; empty: none
+  int64_t repeated_passes =
+      0;                      // of the run so far: an exact sum's term did not fit, fp16 overflowed
+  std::string products = {};  // algorithms of products, as the backend writes them; empty: none
   std::optional<LossScale> loss_scale = {};  // of the next step; none: nothing is scaled
   uint64_t weights_hash = 0;                 // ParamStore::hash(); filled by save_checkpoint()
 };

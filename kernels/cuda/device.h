@@ -113,19 +113,6 @@ T* out(const Tensor& t) {
   return reinterpret_cast<T*>(t.data);
 }
 
-// The sum of all threads' values, on every thread; threads are a multiple of a warp. The order is
-// fixed. `scratch`: a float a warp, free again after the next sync.
-RWKV_DEVICE float block_sum(float value, float* scratch) {
-  value = warp_sum(value);
-  const int warp = thread_index() / kWarp, warps = device::thread_count() / kWarp;
-  device::sync_block();
-  if (thread_index() % kWarp == 0) scratch[warp] = value;
-  device::sync_block();
-  float sum = 0;
-  for (int i = 0; i < warps; ++i) sum += scratch[i];
-  return sum;
-}
-
 // element(i) for every i in [0, count).
 template <class F>
 struct ForEach {

@@ -107,6 +107,7 @@ struct WeightGradientKernel {
     }
   }
 };
+
 // Adds the products of some leaves to a gradient in fixed point, leaf by leaf.
 struct AddLeaves {
   const float* partial;

@@ -56,7 +56,8 @@ struct RowSums {
 };
 
 // Rows of a slab from the last to the first, each row of each gradient read once: it gives to
-// itself and to the row before it. kMixes: of the shift; 0: `du` is what comes in.
+// itself and to the row before it. kMixes: of the shift; 0: none follows, and `dout` is what comes
+// in.
 template <class T, int K, int kMixes>
 struct NormBackSums {
   static constexpr int kKept = kMixes == 0 ? 1 : kMixes;

@@ -247,6 +247,22 @@ RWKV_DEVICE void fold_state(const float* from, const float* m, const float* add,
   }
 }
 
+// Through a chunk's outputs, the warp's rows: from what G has given dU, dZ; and
+// G <- G + dY^T R~ + dZ^T A~ (wkv7_chunk_backward.h). Returns dZ.
+RWKV_DEVICE Fragment add_outputs(const std::byte* scaled, const std::byte* blocks,
+                                 const Fragment& dy, Sums& du, Sums (&adjoint)[4]) {
+  Sums sums = zero_sums();
+  add_product(du, dy, load_transposed<Rows16>(blocks + kRb * kBlockBytes));
+  add_product(sums, rounded(du), load_transposed<Rows16>(blocks + kM * kBlockBytes));
+  const Fragment dz = rounded(sums);
+  RWKV_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    add_product(adjoint[j], dy, load_transposed<Rows64>(scaled + kR * kTokensBytes, 0, 16 * j));
+    add_product(adjoint[j], dz, load_transposed<Rows64>(scaled + kA * kTokensBytes, 0, 16 * j));
+  }
+  return dz;
+}
+
 // The chunk's blocks, one by each warp.
 RWKV_DEVICE void make_blocks(const std::byte* scaled, std::byte* scratch, std::byte* blocks) {
   const int block = warp_index();

@@ -173,23 +173,14 @@ struct Wkv7ChunkBackKernel {
       store_block<Blocks64>(room.adjoint, own, 16 * j, behind[j]);
     }
     const Fragment dy_own = load_transposed<Rows64>(room.dy[now], 0, own);
-    Sums du = zero_sums(), dz = zero_sums(), values = zero_sums();
+    Sums du = zero_sums(), values = zero_sums();
     RWKV_UNROLL
     for (int j = 0; j < 4; ++j) {
       add_product(du, behind[j], load_block<Rows64>(scaled + kB * kTokensBytes, 0, 16 * j));
       add_product(values, load_block<Rows64>(scaled + kK * kTokensBytes, 0, 16 * j), behind[j]);
     }
-    add_product(du, dy_own, load_transposed<Rows16>(blocks + kRb * kBlockBytes));
-    add_product(dz, rounded(du), load_transposed<Rows16>(blocks + kM * kBlockBytes));
-    const Fragment dz_own = rounded(dz);
+    const Fragment dz_own = add_outputs(scaled, blocks, dy_own, du, adjoint);
     store_block<Rows16>(room.dz, own, 0, dz_own);
-    RWKV_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      add_product(adjoint[j], dy_own,
-                  load_transposed<Rows64>(scaled + kR * kTokensBytes, 0, 16 * j));
-      add_product(adjoint[j], dz_own,
-                  load_transposed<Rows64>(scaled + kA * kTokensBytes, 0, 16 * j));
-    }
     add_product(values, load_transposed<Rows16>(blocks + kRk * kBlockBytes), dy_own);
     add_product(values, load_transposed<Rows16>(blocks + kAk * kBlockBytes), dz_own);
     write_tokens(rounded_sum(values, old), tokens, dv);

@@ -223,23 +223,14 @@ struct Wkv7ChunkWayKernel {
   RWKV_DEVICE void step_back(const Room& room, int i, int slot, Sums (&adjoint)[4]) const {
     const std::byte *scaled = room.scaled[slot], *blocks = room.blocks[i % 2];
     const Fragment dy_own = load_transposed<Rows64>(room.v[i % 2], 0, 16 * warp_index());
-    Sums du = zero_sums(), dz = zero_sums();
+    Sums du = zero_sums();
     RWKV_UNROLL
     for (int j = 0; j < 4; ++j) {
       scale_columns(adjoint[j], room.decay[slot] + 16 * j);
       add_product(du, rounded(adjoint[j]),
                   load_block<Rows64>(scaled + kB * kTokensBytes, 0, 16 * j));
     }
-    add_product(du, dy_own, load_transposed<Rows16>(blocks + kRb * kBlockBytes));
-    add_product(dz, rounded(du), load_transposed<Rows16>(blocks + kM * kBlockBytes));
-    const Fragment dz_own = rounded(dz);
-    RWKV_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      add_product(adjoint[j], dy_own,
-                  load_transposed<Rows64>(scaled + kR * kTokensBytes, 0, 16 * j));
-      add_product(adjoint[j], dz_own,
-                  load_transposed<Rows64>(scaled + kA * kTokensBytes, 0, 16 * j));
-    }
+    add_outputs(scaled, blocks, dy_own, du, adjoint);
   }
 
   RWKV_DEVICE static void scale_columns(Sums& s, const float* by) {

@@ -136,7 +136,7 @@ class Recurrence {
   // With the maps of all tokens as one tile: what forward and backward hand on, and what folds do.
   Numbers with_maps(const Backend& ops) {
     const Shape maps{1, kBatch, kHeads, kN, kN};
-    Owned<Acc> m(maps), b(maps), c(maps), folded(square_), dfolded(square_);
+    Owned<Acc> m(maps), b(maps), c(maps);
     ops.wkv7_map({}, {sequence(), 0, 1, m.view(), b.view()});
     ops.wkv7_map_backward({}, {sequence(), narrow("dy"), 0, 1, c.view()});
     // Not quite the recurrence's, so that it shows who did not fold.
@@ -146,21 +146,8 @@ class Recurrence {
     maps_ = {m.view(), b.view(), c.view()};
     Numbers results = forward_and_backward(ops, kAll, false);
     maps_ = {};
-    ops.wkv7_fold({}, {.m = m.view(),
-                       .add = b.view(),
-                       .first = 0,
-                       .end = 1,
-                       .from = wide("s_in", square_),
-                       .out = folded.view()});
-    ops.wkv7_fold({}, {.m = m.view(),
-                       .add = c.view(),
-                       .first = 0,
-                       .end = 1,
-                       .transposed = true,
-                       .from = wide("ds_out", square_),
-                       .out = dfolded.view()});
-    results["folded"] = doubles(folded.view());
-    results["dfolded"] = doubles(dfolded.view());
+    results["folded"] = folded(ops, m, b, "s_in");
+    results["dfolded"] = folded(ops, m, c, "ds_out");
     return results;
   }
   // Maps of no tile: what was there stays.
@@ -189,33 +176,33 @@ class Recurrence {
   // ds_out through the map of all tokens.
   std::vector<double> mapped_back(const Backend& ops) {
     const Shape maps{1, kBatch, kHeads, kN, kN};
-    Owned<Acc> m(maps), b(maps), c(maps), out(square_);
+    Owned<Acc> m(maps), b(maps), c(maps);
     ops.wkv7_map({}, {sequence(), 0, 1, m.view(), b.view()});
     ops.wkv7_map_backward({}, {sequence(), narrow("dy"), 0, 1, c.view()});
-    ops.wkv7_fold({}, {.m = m.view(),
-                       .add = c.view(),
-                       .first = 0,
-                       .end = 1,
-                       .transposed = true,
-                       .from = wide("ds_out", square_),
-                       .out = out.view()});
-    return doubles(out.view());
+    return folded(ops, m, c, "ds_out");
   }
   // s_in through the map of all tokens.
   std::vector<double> mapped(const Backend& ops) {
     const Shape maps{1, kBatch, kHeads, kN, kN};
-    Owned<Acc> m(maps), b(maps), out(square_);
+    Owned<Acc> m(maps), b(maps);
     ops.wkv7_map({}, {sequence(), 0, 1, m.view(), b.view()});
-    ops.wkv7_fold({}, {.m = m.view(),
-                       .add = b.view(),
-                       .first = 0,
-                       .end = 1,
-                       .from = wide("s_in", square_),
-                       .out = out.view()});
-    return doubles(out.view());
+    return folded(ops, m, b, "s_in");
   }
 
  private:
+  // What enters at an end, through a map of all tokens.
+  std::vector<double> folded(const Backend& ops, Owned<Acc>& m, Owned<Acc>& add,
+                             const std::string& from) {
+    Owned<Acc> out(square_);
+    ops.wkv7_fold({}, {.m = m.view(),
+                       .add = add.view(),
+                       .first = 0,
+                       .end = 1,
+                       .transposed = from == "ds_out",
+                       .from = wide(from, square_),
+                       .out = out.view()});
+    return doubles(out.view());
+  }
   Wkv7Sequence sequence() {
     return {.r = narrow("r"),
             .k = narrow("k"),

@@ -52,9 +52,14 @@ float now = 0;
 const Layout& layout(cublasLtMatrixLayout_t p) { return *reinterpret_cast<const Layout*>(p); }
 
 template <class T, class Opaque>
-T* made(Opaque** p, T* object) {
-  *p = reinterpret_cast<Opaque*>(object);
-  return object;
+cublasStatus_t make(Opaque** p, const T& value) {
+  *p = reinterpret_cast<Opaque*>(new T(value));
+  return CUBLAS_STATUS_SUCCESS;
+}
+template <class T, class Opaque>
+cublasStatus_t destroy(Opaque* p) {
+  delete reinterpret_cast<T*>(p);
+  return CUBLAS_STATUS_SUCCESS;
 }
 
 }  // namespace
@@ -77,12 +82,10 @@ const char* cublasLtGetStatusString(cublasStatus_t) { return "a fake's refusal";
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* p, cublasComputeType_t,
                                         cudaDataType_t) {
-  made(p, new Operation);
-  return CUBLAS_STATUS_SUCCESS;
+  return make(p, Operation{});
 }
 cublasStatus_t cublasLtMatmulDescDestroy(const cublasLtMatmulDesc_t p) {
-  delete reinterpret_cast<Operation*>(p);
-  return CUBLAS_STATUS_SUCCESS;
+  return destroy<Operation>(p);
 }
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t p,
                                               cublasLtMatmulDescAttributes_t which,
@@ -96,12 +99,10 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t p,
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* p, cudaDataType type,
                                           uint64_t rows, uint64_t columns, int64_t stride) {
   if (stride < static_cast<int64_t>(rows)) return CUBLAS_STATUS_INVALID_VALUE;
-  made(p, new Layout{type, rows, columns, stride});
-  return CUBLAS_STATUS_SUCCESS;
+  return make(p, Layout{type, rows, columns, stride});
 }
 cublasStatus_t cublasLtMatrixLayoutDestroy(const cublasLtMatrixLayout_t p) {
-  delete reinterpret_cast<Layout*>(p);
-  return CUBLAS_STATUS_SUCCESS;
+  return destroy<Layout>(p);
 }
 cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t p,
                                                 cublasLtMatrixLayoutAttribute_t which,
@@ -114,12 +115,10 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t p,
 }
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* p) {
-  made(p, new Preference);
-  return CUBLAS_STATUS_SUCCESS;
+  return make(p, Preference{});
 }
 cublasStatus_t cublasLtMatmulPreferenceDestroy(const cublasLtMatmulPreference_t p) {
-  delete reinterpret_cast<Preference*>(p);
-  return CUBLAS_STATUS_SUCCESS;
+  return destroy<Preference>(p);
 }
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p,
                                                     cublasLtMatmulPreferenceAttributes_t which,
@@ -189,11 +188,11 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 }
 const char* cudaGetErrorString(cudaError_t) { return "a fake's error"; }
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
-  made(event, new Event);
+  make(event, Event{});
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete reinterpret_cast<Event*>(event);
+  destroy<Event>(event);
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
