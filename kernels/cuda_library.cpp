@@ -5,6 +5,8 @@
 namespace rwkv {
 namespace {
 
+constexpr const char* kFile = "librwkv_cuda.so";
+
 // What the library exports, in C.
 using BackendEntry = const Backend* (*)();
 using DevicesEntry = int (*)(char* text, int size);  // their number, and a text about it
@@ -12,7 +14,7 @@ using SelectEntry = void (*)(int device);
 using SharedEntry = std::byte* (*)(int64_t bytes);
 
 CudaLibrary open_library() {
-  SharedLibrary file("librwkv_cuda.so");
+  SharedLibrary file(kFile);
   CudaLibrary library;
   const auto backend = file.find<BackendEntry>("rwkv_cuda_backend");
   const auto devices = file.find<DevicesEntry>("rwkv_cuda_devices");
@@ -28,6 +30,8 @@ CudaLibrary open_library() {
 }
 
 }  // namespace
+
+bool has_cuda_library() { return SharedLibrary::exists(kFile); }
 
 const CudaLibrary& cuda_library() {
   static const CudaLibrary library = open_library();

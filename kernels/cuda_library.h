@@ -19,6 +19,9 @@ struct CudaLibrary {
   std::byte* (*shared_memory)(int64_t bytes) = nullptr;
 };
 
+// Whether this build has it, without opening it.
+bool has_cuda_library();
+
 // Thread-safe; the library stays open to the end of the process.
 const CudaLibrary& cuda_library();
 

@@ -28,7 +28,8 @@ std::string first_line(const std::string& text) { return text.substr(0, text.fin
 }  // namespace
 
 std::string program_line() {
-  return fmt::format("rwkv-dist {} ({}, {} build)", kVersion, RWKV_BUILD_TYPE, RWKV_BACKENDS);
+  return fmt::format("rwkv-dist {} ({}, {} build)", kVersion, RWKV_BUILD_TYPE,
+                     has_cuda_library() ? "CPU and CUDA" : "CPU");
 }
 
 std::string host_line(Communicator& world, int active_ranks, const Machine& machine) {

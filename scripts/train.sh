@@ -26,8 +26,18 @@ build=$root/build/release
 log=$build/build.log
 mkdir -p "$build"
 echo "building (log: $log)"
-if ! { cmake -S "$root" --preset release &&
-  cmake --build "$build" --parallel "$jobs" --target rwkv-dist; } >"$log" 2>&1; then
+# The libraries for GPUs take minutes: they are built where there is one, and nvcc.
+build_all() {
+  cmake -S "$root" --preset release || return
+  local targets=(rwkv-dist) library
+  if nvidia-smi -L; then
+    for library in rwkv_cuda rwkv_nccl; do
+      if grep -q "lib/lib$library.so" "$build/build.ninja"; then targets+=("$library"); fi
+    done
+  fi
+  cmake --build "$build" --parallel "$jobs" --target "${targets[@]}"
+}
+if ! build_all >"$log" 2>&1; then
   tail -n 30 "$log" >&2
   fail "the build failed; the whole log: $log"
 fi

@@ -13,12 +13,19 @@ std::string last_error() {
   return text == nullptr ? "no reason given" : text;
 }
 
-}  // namespace
-
-SharedLibrary::SharedLibrary(const std::string& file) {
+std::filesystem::path path_of(const std::string& file) {
   std::error_code error;
   const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
-  path_ = (program.parent_path().parent_path() / "lib" / file).string();
+  return program.parent_path().parent_path() / "lib" / file;
+}
+
+}  // namespace
+
+bool SharedLibrary::exists(const std::string& file) {
+  return std::filesystem::exists(path_of(file));
+}
+
+SharedLibrary::SharedLibrary(const std::string& file) : path_(path_of(file).string()) {
   if (!std::filesystem::exists(path_)) {
     why_ = "not in this build: there is no " + path_;
     return;

@@ -12,6 +12,9 @@ class SharedLibrary {
   // `file` beside the program: in ../lib.
   explicit SharedLibrary(const std::string& file);
 
+  // Whether the file is there, which is not opened.
+  static bool exists(const std::string& file);
+
   // In a few words, why it cannot be used; empty: it can, so far.
   const std::string& why() const { return why_; }
 
