@@ -1,6 +1,6 @@
 // Single ops of a backend at the shapes that a training step gives them: milliseconds, TFLOP/s,
 // GB/s. The first table is what products reach, which caps everything else.
-//   gpu_ops [cuda | cpu] [products | measured | norm | wkv]
+//   gpu_ops [cuda | cpu] [products | measured | norm | wkv | attention]
 // measured: products by the algorithm that timing finds, in place of the library's first.
 #include <fmt/format.h>
 
@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <functional>
 #include <list>
+#include <numeric>
 #include <span>
 
 #include "core/base/rng.h"
@@ -194,12 +195,55 @@ void norm_and_shift(Bench& bench, int64_t rows, int64_t width) {
   bench.clear();
 }
 
+// TFLOP/s of the products that a causal mask leaves: 4 N a score forward, 10 N backward.
+void attention(Bench& bench, int64_t heads, int64_t key_heads, int64_t tokens, int64_t window) {
+  constexpr int64_t kHead = 64;
+  const Shape query{1, tokens, heads, kHead}, key{1, tokens, key_heads, kHead};
+  const auto half = [&](const Shape& shape, float scale) {
+    return bench.tensor(DType::kBF16, shape, scale);
+  };
+  const Tensor q = half(query, 1), dy = half(query, 1), y = half(query, 0), dq = half(query, 0);
+  const Tensor k = half(key, 1), v = half(key, 1), dk = half(key, 0), dv = half(key, 0);
+  const Tensor lse = bench.tensor(DType::kF32, {1, tokens, heads}, 0);
+  const Tensor delta = bench.tensor(DType::kF32, {1, tokens, heads}, 0);
+  std::vector<int32_t> places(static_cast<size_t>(tokens));
+  std::iota(places.begin(), places.end(), 0);
+  const Tensor positions = bench.tensor(DType::kF32, {1, tokens}, 0);  // of the same size
+  const Tensor as_int{positions.data, DType::kI32, positions.shape};
+  copy(*bench.ops().memory, bench.stream(), as_int, view_of(places.data(), {1, tokens}));
+  const AttentionInput in{
+      .q = q, .k = k, .v = v, .positions = as_int, .window = window, .scale = 0.125};
+  const double forward = bench.seconds([&] {
+    bench.ops().attention_forward(bench.stream(), {in, y, lse});
+  });
+  const double backward = bench.seconds([&] {
+    bench.ops().attention_backward(
+        bench.stream(),
+        {.in = in, .y = y, .dy = dy, .lse = lse, .dq = dq, .dk = dk, .dv = dv, .delta = delta});
+  });
+  const int64_t seen = window == 0 ? tokens : std::min(window, tokens);
+  const double scores =
+      static_cast<double>(heads) * static_cast<double>(seen * tokens - seen * (seen - 1) / 2);
+  fmt::print(
+      "attention {} of {} heads, {} tokens, window {}: forward {:.3f} ms, {:.1f} TFLOP/s; "
+      "backward {:.3f} ms, {:.1f} TFLOP/s\n",
+      heads, key_heads, tokens, window, 1e3 * forward, 4e-12 * kHead * scores / forward,
+      1e3 * backward, 1e-11 * kHead * scores / backward);
+  std::fflush(stdout);
+  bench.clear();
+}
+
 void run(const std::string& backend, const std::string& what) {
   if (backend == "cuda" && cuda_library().devices == 0) throw Error(cuda_library().why);
   Bench bench(backend == "cuda" ? *cuda_library().backend : cpu_backend());
   if (what == "measured" && bench.ops().choices != nullptr) bench.ops().choices->measure(true);
   if (what == "all" || what == "products" || what == "measured") products(bench);
   if (what == "products" || what == "measured") return;
+  if (what == "all" || what == "attention") {
+    attention(bench, 32, 32, 4096, 0);
+    attention(bench, 32, 8, 16384, 512);
+  }
+  if (what == "attention") return;
   for (const int64_t width : {768, 1024, 2048, 2560}) {
     if (what != "wkv") norm_and_shift(bench, 16384, width);
   }

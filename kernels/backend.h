@@ -10,7 +10,9 @@
 #include "core/base/memory.h"
 #include "core/base/stream.h"
 #include "kernels/adamw.h"
+#include "kernels/attention.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/dropout.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
@@ -64,6 +66,11 @@ struct Backend {
   Kernel<Wkv7Fold> wkv7_fold;
   Kernel<TimeMixOutForward> time_mix_out_forward;
   Kernel<TimeMixOutBackward> time_mix_out_backward;
+  Kernel<Rope> rope;
+  Kernel<AttentionHalo> attention_halo;
+  Kernel<AttentionForward> attention_forward;
+  Kernel<AttentionBackward> attention_backward;
+  Kernel<Dropout> dropout;
   Kernel<CrossEntropy> cross_entropy;
   Kernel<AdamW> adamw;
 };

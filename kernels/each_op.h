@@ -33,6 +33,11 @@ void each_op(const Visit& visit) {
   visit.template operator()<&Backend::wkv7_fold>();
   visit.template operator()<&Backend::time_mix_out_forward>();
   visit.template operator()<&Backend::time_mix_out_backward>();
+  visit.template operator()<&Backend::rope>();
+  visit.template operator()<&Backend::attention_halo>();
+  visit.template operator()<&Backend::attention_forward>();
+  visit.template operator()<&Backend::attention_backward>();
+  visit.template operator()<&Backend::dropout>();
   visit.template operator()<&Backend::cross_entropy>();
   visit.template operator()<&Backend::adamw>();
 }

@@ -3,6 +3,8 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/adamw_ops.h"
+#include "kernels/cuda/attention_backward_ops.h"
+#include "kernels/cuda/dropout_ops.h"
 #include "kernels/cuda/elementwise_ops.h"
 #include "kernels/cuda/head_ops.h"
 #include "kernels/cuda/matmul_ops.h"
@@ -34,6 +36,11 @@ inline DType type_of(const Wkv7MapBackward& op) { return op.in.k.dtype; }
 inline DType type_of(const Wkv7Backward& op) { return op.in.k.dtype; }
 inline DType type_of(const TimeMixOutForward& op) { return op.r.dtype; }
 inline DType type_of(const TimeMixOutBackward& op) { return op.r.dtype; }
+inline DType type_of(const Rope& op) { return op.x.dtype; }
+inline DType type_of(const AttentionHalo& op) { return op.own.dtype; }
+inline DType type_of(const AttentionForward& op) { return op.in.q.dtype; }
+inline DType type_of(const AttentionBackward& op) { return op.in.q.dtype; }
+inline DType type_of(const Dropout& op) { return op.x.dtype; }
 
 template <template <class> class F, class Op>
 void typed(const Stream& stream, const Op& op) {
@@ -66,6 +73,11 @@ inline Backend make_table(std::string_view name, std::string_view isa) {
   t.wkv7_backward = typed<Wkv7BackwardOp, Wkv7Backward>;
   t.time_mix_out_forward = typed<TimeMixOutForwardOp, TimeMixOutForward>;
   t.time_mix_out_backward = typed<TimeMixOutBackwardOp, TimeMixOutBackward>;
+  t.rope = typed<RopeOp, Rope>;
+  t.attention_halo = typed<AttentionHaloOp, AttentionHalo>;
+  t.attention_forward = typed<AttentionForwardOp, AttentionForward>;
+  t.attention_backward = typed<AttentionBackwardOp, AttentionBackward>;
+  t.dropout = typed<DropoutOp, Dropout>;
   t.saves_bf16_states = wkv7_saves_bf16;
   t.cast = cast;
   t.sum_squares = sum_squares;

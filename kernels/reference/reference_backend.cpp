@@ -1,7 +1,9 @@
 // The oracle: one readable loop nest a formula, float64 and float32.
 #include "kernels/backend.h"
 #include "kernels/reference/adamw.h"
+#include "kernels/reference/attention.h"
 #include "kernels/reference/cross_entropy.h"
+#include "kernels/reference/dropout.h"
 #include "kernels/reference/elementwise.h"
 #include "kernels/reference/embedding.h"
 #include "kernels/reference/layer_norm.h"
@@ -47,6 +49,9 @@ constexpr auto kOfSequence = [](const Op& op) { return op.in.k.dtype; };
 
 template <class Op>
 constexpr auto kOfNorm = [](const Op& op) { return op.norm.x.dtype; };
+
+template <class Op>
+constexpr auto kOfQuery = [](const Op& op) { return op.in.q.dtype; };
 
 template <class S>
 void norm_shift_forward(const Stream& stream, const NormShiftForward& op) {
@@ -125,6 +130,14 @@ Backend make_table() {
   t.time_mix_out_backward =
       by_type<TimeMixOutBackward, kOfR<TimeMixOutBackward>, ref::time_mix_out_backward<double>,
               ref::time_mix_out_backward<float>>;
+  t.rope = by_type<Rope, kOfX<Rope>, ref::rope<double>, ref::rope<float>>;
+  t.attention_halo = by_type<AttentionHalo, [](const AttentionHalo& op) { return op.own.dtype; },
+                             ref::attention_halo<double>, ref::attention_halo<float>>;
+  t.attention_forward = by_type<AttentionForward, kOfQuery<AttentionForward>,
+                                ref::attention_forward<double>, ref::attention_forward<float>>;
+  t.attention_backward = by_type<AttentionBackward, kOfQuery<AttentionBackward>,
+                                 ref::attention_backward<double>, ref::attention_backward<float>>;
+  t.dropout = by_type<Dropout, kOfX<Dropout>, ref::dropout<double>, ref::dropout<float>>;
   t.cross_entropy = by_type<CrossEntropy, [](const CrossEntropy& op) { return op.logits.dtype; },
                             ref::cross_entropy<double>, ref::cross_entropy<float>>;
   t.adamw = by_type<AdamW, [](const AdamW& op) { return op.tensors[0].master.dtype; },

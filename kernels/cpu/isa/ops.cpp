@@ -1,8 +1,11 @@
 // All CPU kernels of one instruction set (RWKV_ISA), entered into a table.
 #include "kernels/backend.h"
+#include "kernels/cpu/isa/attention.h"
 #include "kernels/cpu/isa/cross_entropy.h"
+#include "kernels/cpu/isa/dropout.h"
 #include "kernels/cpu/isa/elementwise.h"
 #include "kernels/cpu/isa/norm_shift.h"
+#include "kernels/cpu/isa/rope.h"
 #include "kernels/cpu/isa/time_mix.h"
 #include "kernels/cpu/isa/token_shift.h"
 #include "kernels/cpu/isa/wkv7.h"
@@ -32,6 +35,9 @@ constexpr auto kOfSequence = [](const Op& op) { return op.in.k.dtype; };
 
 template <class Op>
 constexpr auto kOfNorm = [](const Op& op) { return op.norm.x.dtype; };
+
+template <class Op>
+constexpr auto kOfQuery = [](const Op& op) { return op.in.q.dtype; };
 
 template <class T>
 void norm_shift_forward(const Stream& stream, const NormShiftForward& op) {
@@ -98,6 +104,14 @@ void fill(Backend& t) {
                                    time_mix_out_forward<float>, time_mix_out_forward<bf16>>;
   t.time_mix_out_backward = by_type<TimeMixOutBackward, kOfR<TimeMixOutBackward>,
                                     time_mix_out_backward<float>, time_mix_out_backward<bf16>>;
+  t.rope = by_type<Rope, kOfX<Rope>, rope<float>, rope<bf16>>;
+  t.attention_halo = by_type<AttentionHalo, [](const AttentionHalo& op) { return op.own.dtype; },
+                             attention_halo<float>, attention_halo<bf16>>;
+  t.attention_forward = by_type<AttentionForward, kOfQuery<AttentionForward>,
+                                attention_forward<float>, attention_forward<bf16>>;
+  t.attention_backward = by_type<AttentionBackward, kOfQuery<AttentionBackward>,
+                                 attention_backward<float>, attention_backward<bf16>>;
+  t.dropout = by_type<Dropout, kOfX<Dropout>, dropout<float>, dropout<bf16>>;
   t.cross_entropy = loss;
   t.adamw = adamw;
 }
