@@ -14,7 +14,8 @@ struct ActivationForward {
   Tensor y;
 };
 
-// dx = dy f'(x), from the pre-activation x. dx may be dy.
+// dx = dy f'(x), from the pre-activation x; of kReluSquared from y = f(x), as 2 sqrt(y): the square
+// alone need be kept. dx may be dy.
 struct ActivationBackward {
   Activation kind = Activation::kTanh;
   ConstTensor x, dy;

@@ -1,4 +1,4 @@
-// Matrix product c = op(a) op(b) + beta c, row-major.
+// Matrix product c = op(a) op(b) + beta add, row-major.
 #pragma once
 
 #include "kernels/token_sum.h"
@@ -15,7 +15,8 @@ struct Matmul {
   bool trans_a = false;
   bool trans_b = false;
   float beta = 0;
-  Leaves leaves = {};  // without trans_a: rows of c are computed in calls that keep to a leaf
+  ConstTensor add = {};  // (M, N) in c's type; empty: what is in c
+  Leaves leaves = {};    // without trans_a: rows of c are computed in calls that keep to a leaf
 };
 
 // to += left^T right: the gradient of a weight, summed over the R tokens leaf by leaf. left and

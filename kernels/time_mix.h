@@ -31,7 +31,8 @@ struct TimeMixInBackward {
   int64_t head_size = 64;
   ConstTensor dw_raw;          // (R, C) acc
   ConstTensor dk, dv, da, db;  // (R, C)
-  Tensor diclr, dvalue_gate;   // (R, C); ddecay = dw_raw
+  Tensor ddecay = {};          // (R, C) dw_raw in the compute type; empty: not wanted
+  Tensor diclr, dvalue_gate;   // (R, C)
   Tensor dkey, dvalue;         // (R, C)
   Tensor dv_first;             // (R, C) acc, accumulated; first layer: its content is added to dv
   TokenSum dw0, da0, dk_k, dk_a, dv0;  // (C)
@@ -56,6 +57,7 @@ struct TimeMixOutBackward {
   int64_t head_size = 64;
   double eps = 64e-5;
   ConstTensor dz;                       // (R, C)
+  Tensor z = {};                        // (R, C) the output again; empty: not wanted
   Tensor dy, dr, dk, dv, dg;            // (R, C) overwritten; dg may be dz
   TokenSum dln_weight, dln_bias, dr_k;  // (C), (C), (H, N)
   Leaves leaves = {};

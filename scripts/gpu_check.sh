@@ -2,7 +2,8 @@
 # Everything that can be checked on a machine with a GPU, in one command; what it found goes to a report
 # file. What is not built yet: docs/measurements/gpu_todo.md.
 #   scripts/gpu_check.sh [REPORT]        default: gpu-report.txt
-# OFFICIAL=FOLDER: a checkout of RWKV-LM's RWKV-v7/train_temp, measured beside ours (needs PyTorch).
+# OFFICIAL=FOLDER: a checkout of RWKV-LM's RWKV-v7/train_temp, measured beside ours (needs PyTorch); its
+# extensions are built before by bench/official_step.py FOLDER --head_chunk 0 --build.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 report=$(realpath -m "${1:-gpu-report.txt}")
@@ -72,6 +73,10 @@ check() {
         --width "$width" --batch "$batch" || echo "the official model did not run"
     fi
   done
+  if [[ -n ${OFFICIAL:-} ]]; then
+    check "losses beside the official model's" python3 "$root/bench/official_losses.py" "$OFFICIAL" "$program"
+    python3 "$root/bench/peer_recurrence.py" "$OFFICIAL" || echo "no peer of the recurrence ran"
+  fi
   echo "$failed failed"
 } 2>&1 | tee "$report"
 if ! grep -q 'training runs there' "$report"; then fail "no GPU was found (see $report)"; fi

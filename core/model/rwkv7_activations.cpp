@@ -26,7 +26,7 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
     residual_out = keep("time mix", flat);
   }
   w_raw = saved.take("decay", acc, flat);
-  hidden = keep("channel mix hidden", {rows, model.ffn_width});
+  squared = keep("channel mix hidden", {rows, model.ffn_width});
   plan_low_rank(saved, scratch, decay, "low rank", model.lora_rank.decay, plan);
   plan_low_rank(saved, scratch, iclr, "low rank", model.lora_rank.iclr, plan);
   plan_low_rank(saved, scratch, gate, "low rank", model.lora_rank.gate, plan);
@@ -36,7 +36,6 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
 
   for (Tensor& t : mixed) t = borrow("mixes", sequence);
   z = borrow("time mix output", flat);
-  squared = borrow("channel mix hidden", {rows, model.ffn_width});
   plan_tiles(saved, scratch, plan);
   halo_row = scratch.take("halo", acc, {batch_, width_});
   if (!plan.backward) return;
@@ -45,6 +44,7 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
                       {batch_, heads, wkv7_saved_states(tokens_, plan.tile), head_size_,
                        wkv7_state_stride(head_size_)});
   for (Tensor& t : dmixed) t = borrow("gradients of mixes", sequence);
+  dhidden = borrow("channel mix hidden", {rows, model.ffn_width});
   du = borrow("gradients", sequence);
   for (Tensor* t : {&dy, &dr, &dk, &dv, &da, &db, &dkey, &dvalue, &diclr, &dresidual, &dg}) {
     *t = borrow("gradients", flat);

@@ -32,20 +32,22 @@ struct Rwkv7Block::Activations final : Saved {
   Tensor w_raw;                         // (R, C) acc
   Tensor iclr_out, residual_out;        // (R, C)
   Tensor x_mid;                         // (B, T, C) after time mix
-  Tensor hidden;                        // (R, F) before the activation
+  Tensor squared;                       // (R, F) channel mix, after the activation
   Tensor states;                        // (B, H, chunks, N, stride) acc
   Tensor tile_maps;                     // (tiles, B, H, N, stride) acc: M; empty: none needed
   LowRank decay, iclr, residual, gate;
 
   // Scratch.
   std::array<Tensor, kMaxMixes> mixed, dmixed;                        // (B, T, C)
-  Tensor z, squared, du;                                              // (R, C), (R, F), (B, T, C)
+  Tensor z, dhidden, du;                                              // (R, C), (R, F), (B, T, C)
   Tensor dy, dr, dk, dv, da, db, dkey, dvalue, diclr, dresidual, dg;  // (R, C)
   Tensor dw_raw, wkv_scratch;  // (R, C) acc; (threads, n) acc
   Tensor halo_row;             // (B, C) acc: on its way to the right neighbour
   Tensor tile_states;          // (tiles, B, H, N, stride) acc: B, backward C
 
   int64_t tokens() const { return tokens_; }
+  // (R, C) dw_raw in the compute type: in its place, or where dy was, which has been used up.
+  Tensor ddecay() const { return dw_raw.dtype == dy.dtype ? dw_raw : dy; }
   Tensor rows(const Tensor& t) const;   // (R, last dimension)
   Tensor heads(const Tensor& t) const;  // (B, T, H, N)
 

@@ -38,8 +38,10 @@ void Rwkv7Block::forward(const Pass& pass, std::span<const Param> params, Saved&
                          const Flow& in, const Flow& out, Boundary entering,
                          Boundary leaving) const {
   const Call call{pass, params, index_, static_cast<Activations&>(saved)};
-  time_mix_forward(call, in.x, out, entering, leaving);
-  channel_mix_forward(call, out.x, entering, leaving);
+  // Between the mixes the residual stream is where backward looks for it.
+  const Tensor middle = call.a.x_mid.empty() ? out.x : call.a.x_mid;
+  time_mix_forward(call, in.x, {middle, out.v_first}, entering, leaving);
+  channel_mix_forward(call, middle, out.x, entering, leaving);
 }
 
 void Rwkv7Block::backward(const Pass& pass, std::span<const Param> params, Saved& saved,
@@ -96,17 +98,16 @@ void Rwkv7Block::time_mix_forward(const Call& call, ConstTensor x, const Flow& o
   recurrence_forward(call, entering, leaving);
   ops.time_mix_out_forward(stream, call.time_mix_out(config_.head_size));
   // The residual stream: out.x = x + O z.
-  if (out.x.data != x.data) ops.cast(stream, {x, out.x});
   ops.matmul(stream, {.a = a.rows(a.z),
                       .b = call.weight(P::kOutput),
                       .c = a.rows(out.x),
                       .trans_b = true,
                       .beta = 1,
+                      .add = x.reshaped(a.rows(out.x).shape),
                       .leaves = call.leaves()});
-  if (!a.x_mid.empty()) ops.cast(stream, {out.x, a.x_mid});
 }
 
-void Rwkv7Block::channel_mix_forward(const Call& call, Tensor x, Boundary entering,
+void Rwkv7Block::channel_mix_forward(const Call& call, ConstTensor x, Tensor out, Boundary entering,
                                      Boundary leaving) const {
   const auto& [pass, params, index, a] = call;
   norm_shift_forward(
@@ -114,13 +115,14 @@ void Rwkv7Block::channel_mix_forward(const Call& call, Tensor x, Boundary enteri
       {{x, call.vec(P::kLn2Weight), call.vec(P::kLn2Bias), 1e-5, a.u2, a.mean2, a.rstd2},
        call.shift_channel_mix(entering[kFfnShift])},
       kFfnShift, entering, leaving);
-  call.product(a.mixed[0], P::kFfnKey, a.hidden);
-  pass.ops.activation_forward(pass.stream, {Activation::kReluSquared, a.hidden, a.squared});
+  call.product(a.mixed[0], P::kFfnKey, a.squared);
+  pass.ops.activation_forward(pass.stream, {Activation::kReluSquared, a.squared, a.squared});
   pass.ops.matmul(pass.stream, {.a = a.rows(a.squared),
                                 .b = call.weight(P::kFfnValue),
-                                .c = a.rows(x),
+                                .c = a.rows(out),
                                 .trans_b = true,
                                 .beta = 1,
+                                .add = x.reshaped(a.rows(out).shape),
                                 .leaves = call.leaves()});
 }
 
@@ -129,11 +131,10 @@ void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary ente
   const auto& [pass, params, index, a] = call;
   const Backend& ops = pass.ops;
   ops.token_shift_forward(pass.stream, call.shift_channel_mix(entering[kFfnShift]));
-  ops.activation_forward(pass.stream, {Activation::kReluSquared, a.hidden, a.squared});
   call.weight_gradient(dx, a.squared, P::kFfnValue);
-  call.input_gradient(dx, P::kFfnValue, a.squared, false);
-  ops.activation_backward(pass.stream, {Activation::kReluSquared, a.hidden, a.squared, a.squared});
-  call.input_gradient(a.squared, P::kFfnKey, a.dmixed[0], false);
+  call.input_gradient(dx, P::kFfnValue, a.dhidden, false);
+  ops.activation_backward(pass.stream, {Activation::kReluSquared, a.squared, a.dhidden, a.dhidden});
+  call.input_gradient(a.dhidden, P::kFfnKey, a.dmixed[0], false);
   TokenShiftBackward shift{.u = a.u2,
                            .halo = entering[kFfnShift],
                            .dhalo_out = {},
@@ -148,7 +149,7 @@ void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary ente
   shift.dout[0] = a.dmixed[0];
   shift.dmix[0] = call.grad(P::kFfnXk);
   send_halo_gradient(call, shift, kFfnShift, dleaving, dentering);
-  call.weight_gradient(a.squared, a.mixed[0], P::kFfnKey);
+  call.weight_gradient(a.dhidden, a.mixed[0], P::kFfnKey);
   receive_halo_gradient(call, shift, kFfnShift, dleaving);
   ops.norm_shift_backward(
       pass.stream, {{a.x_mid, call.vec(P::kLn2Weight), call.vec(P::kLn2Bias), a.mean2, a.rstd2,
@@ -156,7 +157,8 @@ void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary ente
                     shift});
 }
 
-// From dx to the gradient of what follows the recurrence: dy, dg, and the bonus's dr, dk, dv.
+// From dx to the gradient of what follows the recurrence: dy, dg, and the bonus's dr, dk, dv; and z
+// again.
 void Rwkv7Block::output_backward(const Call& call, ConstTensor dx) const {
   const auto& [pass, params, index, a] = call;
   const Tensor dz = a.dkey;  // not needed yet for what it is named after
@@ -172,6 +174,7 @@ void Rwkv7Block::output_backward(const Call& call, ConstTensor dx) const {
                                                .head_size = config_.head_size,
                                                .eps = 64e-5,
                                                .dz = dz,
+                                               .z = a.z,
                                                .dy = a.dy,
                                                .dr = a.dr,
                                                .dk = a.dk,
@@ -185,13 +188,7 @@ void Rwkv7Block::output_backward(const Call& call, ConstTensor dx) const {
 
 void Rwkv7Block::low_rank_backward(const Call& call) const {
   const Activations& a = call.a;
-  const Pass& pass = call.pass;
-  Tensor ddecay = a.dw_raw;
-  if (ddecay.dtype != a.dy.dtype) {  // dy has been used up
-    pass.ops.cast(pass.stream, {a.dw_raw, a.dy});
-    ddecay = a.dy;
-  }
-  call.low_rank_backward(a.decay, P::kW1, P::kW2, a.mixed[1], ddecay, a.dmixed[1], false);
+  call.low_rank_backward(a.decay, P::kW1, P::kW2, a.mixed[1], a.ddecay(), a.dmixed[1], false);
   call.low_rank_backward(a.iclr, P::kA1, P::kA2, a.mixed[4], a.diclr, a.dmixed[4], false);
   call.low_rank_backward(a.gate, P::kG1, P::kG2, a.mixed[5], a.dg, a.dmixed[5], false);
   if (!first_) {
@@ -202,6 +199,7 @@ void Rwkv7Block::low_rank_backward(const Call& call) const {
 // From the gradients of the recurrence's operands to those of the six mixes.
 void Rwkv7Block::inputs_backward(const Call& call, ConstTensor v_first, Tensor dv_first) const {
   const auto& [pass, params, index, a] = call;
+  const bool narrows = a.ddecay().data != a.dw_raw.data;
   pass.ops.time_mix_in_backward(pass.stream, {.iclr = a.iclr_out,
                                               .value_gate = a.residual_out,
                                               .key = a.key,
@@ -217,6 +215,7 @@ void Rwkv7Block::inputs_backward(const Call& call, ConstTensor v_first, Tensor d
                                               .dv = a.dv,
                                               .da = a.da,
                                               .db = a.db,
+                                              .ddecay = narrows ? a.ddecay() : Tensor{},
                                               .diclr = a.diclr,
                                               .dvalue_gate = a.dresidual,
                                               .dkey = a.dkey,
@@ -241,7 +240,6 @@ void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor 
   pass.ops.token_shift_forward(pass.stream, call.shift_time_mix(entering[kAttShift]));
   output_backward(call, dx);
   maps_backward(call, dleaving, dentering);
-  pass.ops.time_mix_out_forward(pass.stream, call.time_mix_out(config_.head_size));
   call.weight_gradient(dx, a.z, P::kOutput);
   recurrence_backward(call, dleaving, dentering);
   inputs_backward(call, v_first, dv_first);

@@ -29,7 +29,8 @@ class Rwkv7Block final : public Block {
 
   void time_mix_forward(const Call&, ConstTensor x, const Flow& out, Boundary entering,
                         Boundary leaving) const;
-  void channel_mix_forward(const Call&, Tensor x, Boundary entering, Boundary leaving) const;
+  void channel_mix_forward(const Call&, ConstTensor x, Tensor out, Boundary entering,
+                           Boundary leaving) const;
   void channel_mix_backward(const Call&, Tensor dx, Boundary entering, Boundary dleaving,
                             Boundary dentering) const;
   void time_mix_backward(const Call&, ConstTensor x, ConstTensor v_first, Tensor dx,

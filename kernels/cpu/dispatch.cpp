@@ -10,7 +10,7 @@ namespace cpu {
 namespace generic {
 void fill(Backend&);
 }
-#if defined(__x86_64__)
+#if defined(RWKV_VECTOR_ISAS)
 namespace avx2 {
 void fill(Backend&);
 }
@@ -30,7 +30,7 @@ struct Isa {
 
 // Best first.
 constexpr Isa kIsas[] = {
-#if defined(__x86_64__)
+#if defined(RWKV_VECTOR_ISAS)
     {"avx512",
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

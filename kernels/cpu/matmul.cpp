@@ -3,6 +3,7 @@
 #include <omp.h>
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <oneapi/dnnl/dnnl.hpp>
@@ -137,6 +138,10 @@ class RowBlocks {
 // c rows [first, first + m).
 void run_rows(const Matmul& op, int64_t first, int64_t m) {
   const int64_t all_rows = op.c.shape[0], n = op.c.shape[1];
+  if (op.beta != 0 && !op.add.empty() && op.add.data != op.c.data) {
+    const int64_t row = n * bytes_of(op.c.dtype);
+    std::memcpy(op.c.data + first * row, op.add.data + first * row, static_cast<size_t>(m * row));
+  }
   const int64_t k = op.trans_a ? op.a.shape[0] : op.a.shape[1];
   const int64_t size = bytes_of(op.a.dtype);
   const int64_t lda = op.trans_a ? all_rows : k, ldb = op.trans_b ? k : n;

@@ -12,8 +12,9 @@ RWKV_DEVICE float activate(Activation kind, float x) {
   if (kind == Activation::kSigmoid) return sigmoid(x);
   return x > 0 ? x * x : 0;
 }
+// From the pre-activation; of the squared one from its square.
 RWKV_DEVICE float slope(Activation kind, float x) {
-  if (kind == Activation::kReluSquared) return x > 0 ? 2 * x : 0;
+  if (kind == Activation::kReluSquared) return x > 0 ? 2 * sqrtf(x) : 0;
   const float y = activate(kind, x);
   return kind == Activation::kTanh ? 1 - y * y : y * (1 - y);
 }

@@ -31,8 +31,9 @@ template <class T, class C>
 struct MatmulKernel {
   const T *a, *b;
   C* c;
+  const C* add;  // nullptr: nothing
   int64_t m, n, k;
-  bool trans_a, trans_b, adds;
+  bool trans_a, trans_b;
   int64_t a_row;  // elements from one row of a, as it is stored, to the next
 
   RWKV_DEVICE void operator()() const {
@@ -52,8 +53,7 @@ struct MatmulKernel {
       sum = tile.multiply(sum);
     }
     if (i >= m || j >= n) return;
-    C* to = c + i * n + j;
-    store(to, adds ? load(to) + sum : sum);
+    store(c + i * n + j, add == nullptr ? sum : load(add + i * n + j) + sum);
   }
 };
 
@@ -65,9 +65,10 @@ template <class T, class C>
 void matmul_to(const Stream& stream, const Matmul& op) {
   const int64_t m = op.c.shape[0], n = op.c.shape[1];
   const int64_t k = op.trans_a ? op.a.shape[0] : op.a.shape[1];
+  const C* add = op.beta == 0 ? nullptr : in<C>(op.add.empty() ? ConstTensor(op.c) : op.add);
   device::launch(stream, {tiles_of(m, n), kTile * kTile, ProductTile::kBytes},
-                 MatmulKernel<T, C>{in<T>(op.a), in<T>(op.b), out<C>(op.c), m, n, k, op.trans_a,
-                                    op.trans_b, op.beta != 0, op.trans_a ? m : k});
+                 MatmulKernel<T, C>{in<T>(op.a), in<T>(op.b), out<C>(op.c), add, m, n, k,
+                                    op.trans_a, op.trans_b, op.trans_a ? m : k});
 }
 template <class T>
 struct MatmulOp {
@@ -173,8 +174,8 @@ void leaf_products(const Stream& stream, const LeafProducts& op) {
     const T* left = in<T>(op.left) + leaf * rows * width + op.begin;
     const T* right = in<T>(op.right) + leaf * rows * n;
     device::launch(stream, {tiles_of(m, n), kTile * kTile, ProductTile::kBytes},
-                   MatmulKernel<T, float>{left, right, op.to + leaf * m * n, m, n, rows, true,
-                                          false, false, width});
+                   MatmulKernel<T, float>{left, right, op.to + leaf * m * n, nullptr, m, n, rows,
+                                          true, false, width});
   }
 }
 

@@ -10,7 +10,7 @@ template <class T, int K>
 struct TimeMixInBack {
   const T *iclr, *gate, *key, *value, *first, *dk, *dv, *da, *db;
   const float *a0, *k_k, *k_a, *v0, *dw_raw;
-  T *diclr, *dgate, *dkey, *dvalue;
+  T *ddecay, *diclr, *dgate, *dkey, *dvalue;  // ddecay: nullptr: not wanted
   float* dfirst;
   SlabSums sums;
   Slabs slabs;
@@ -65,6 +65,7 @@ struct TimeMixInBack {
       sum[kKk][j] += dscaled * key_i[j];
       sum[kKa][j] += dk_i[j] * key_i[j] * (rate[j] - 1);
     }
+    if (ddecay != nullptr) store_run(ddecay + i, dw);
     store_run(diclr + i, dpre);
     store_run(dkey + i, terms);
   }
@@ -116,6 +117,7 @@ struct RunTimeMixInBack {
                           in<float>(op.k_a),
                           in<float>(op.v0),
                           in<float>(op.dw_raw),
+                          out<T>(op.ddecay),
                           out<T>(op.diclr),
                           out<T>(op.dvalue_gate),
                           out<T>(op.dkey),
@@ -141,7 +143,7 @@ template <class T, int K>
 struct TimeMixOutBack {
   const T *y, *r, *k, *v, *g, *dz;
   const float *weight, *bias, *r_k;
-  T *dy, *dr, *dk, *dv, *dg;
+  T *z, *dy, *dr, *dk, *dv, *dg;  // z: nullptr: not wanted
   SlabSums sums;
   Slabs slabs;
   int64_t width, head_size;
@@ -174,18 +176,18 @@ struct TimeMixOutBack {
   };
 
   RWKV_DEVICE void back(int64_t i, bool inside, const Channels& p, float (&sum)[kSums][K]) const {
-    float n[K], r_i[K], k_i[K], v_i[K], d[K], dz_i[K], terms[K];
+    float n[K], r_i[K], k_i[K], v_i[K], gate[K], d[K], dz_i[K], terms[K];
     load_run(y + i, n);
     load_run(r + i, r_i);
     load_run(k + i, k_i);
     load_run(v + i, v_i);
     load_run(dz + i, dz_i);
-    load_run(g + i, d);
+    load_run(g + i, gate);
     const HeadStatistics norm(n, inside, head_size, eps);
     for (int j = 0; j < K; ++j) {
       n[j] = (n[j] - norm.mean) * norm.rstd;
       terms[j] = r_i[j] * k_i[j] * p.bonus[j];
-      d[j] *= dz_i[j];
+      d[j] = gate[j] * dz_i[j];
     }
     const float bonus = head_sum(terms, inside);
     for (int j = 0; j < K; ++j) terms[j] = d[j] * v_i[j];
@@ -199,13 +201,16 @@ struct TimeMixOutBack {
       sum[kWeight][j] += d[j] * n[j];
       sum[kBias][j] += d[j];
       sum[kBonus][j] += dbonus * r_i[j] * k_i[j];
-      dz_i[j] *= n[j] * p.scale[j] + p.shift[j] + bonus * v_i[j];
+      const float ungated = n[j] * p.scale[j] + p.shift[j] + bonus * v_i[j];
+      dz_i[j] *= ungated;
+      gate[j] *= ungated;
       n[j] = norm.rstd * (d[j] * p.scale[j] - mean.g - n[j] * mean.gn);
       d[j] *= bonus;
       const float along = dbonus * p.bonus[j], own_r = r_i[j];
       r_i[j] = along * k_i[j];
       k_i[j] = along * own_r;
     }
+    if (z != nullptr) store_run(z + i, gate);
     store_run(dg + i, dz_i);
     store_run(dy + i, n);
     store_run(dv + i, d);
@@ -220,12 +225,27 @@ struct RunTimeMixOutBack {
     const int64_t width = op.ln_weight.elements();
     const Slabs slabs(op.leaves, op.y.elements() / width);
     const SlabSums sums(stream, slabs, width, Kernel::kSums);
-    device::launch(
-        stream, {HeadLane<K>::blocks(slabs.count(), width, op.head_size), kThreads, 0},
-        Kernel{in<T>(op.y), in<T>(op.r), in<T>(op.k), in<T>(op.v), in<T>(op.g), in<T>(op.dz),
-               in<float>(op.ln_weight), in<float>(op.ln_bias), in<float>(op.r_k), out<T>(op.dy),
-               out<T>(op.dr), out<T>(op.dk), out<T>(op.dv), out<T>(op.dg), sums, slabs, width,
-               op.head_size, static_cast<float>(op.eps)});
+    device::launch(stream, {HeadLane<K>::blocks(slabs.count(), width, op.head_size), kThreads, 0},
+                   Kernel{in<T>(op.y),
+                          in<T>(op.r),
+                          in<T>(op.k),
+                          in<T>(op.v),
+                          in<T>(op.g),
+                          in<T>(op.dz),
+                          in<float>(op.ln_weight),
+                          in<float>(op.ln_bias),
+                          in<float>(op.r_k),
+                          out<T>(op.z),
+                          out<T>(op.dy),
+                          out<T>(op.dr),
+                          out<T>(op.dk),
+                          out<T>(op.dv),
+                          out<T>(op.dg),
+                          sums,
+                          slabs,
+                          width,
+                          op.head_size,
+                          static_cast<float>(op.eps)});
     add_slabs<Kernel::kSums>(
         stream, slabs, sums,
         {PartialSum(op.dln_weight), PartialSum(op.dln_bias), PartialSum(op.dr_k)});

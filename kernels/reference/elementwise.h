@@ -43,7 +43,7 @@ void activation_backward(const Stream&, const ActivationBackward& op) {
         break;
       }
       case Activation::kReluSquared:
-        dx[i] = real_part(x[i]) > 0 ? S(2) * x[i] * dy[i] : S(0);
+        dx[i] = real_part(x[i]) > 0 ? S(2) * std::sqrt(x[i]) * dy[i] : S(0);
         break;
     }
   }

@@ -14,6 +14,7 @@ void matmul(const Stream&, const Matmul& op) {
   const S* a = op.a.as<S>();
   const S* b = op.b.as<S>();
   S* c = op.c.as<S>();
+  const S* add = op.add.empty() ? c : op.add.as<S>();
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < n; ++j) {
       S sum = 0;
@@ -21,7 +22,7 @@ void matmul(const Stream&, const Matmul& op) {
         sum +=
             (op.trans_a ? a[l * m + i] : a[i * k + l]) * (op.trans_b ? b[j * k + l] : b[l * n + j]);
       }
-      c[i * n + j] = op.beta == 0 ? sum : c[i * n + j] + sum;
+      c[i * n + j] = op.beta == 0 ? sum : add[i * n + j] + sum;
     }
   }
 }

@@ -88,6 +88,7 @@ void key_backward_row(const TimeMixInBackward& op, int64_t r, int64_t head, Head
     const S drate = dk[i] * key[i] * k_a[c] + db[i] * kappa;
     const S dpre = drate * rate * (S(1) - rate);
     diclr[i] = dpre;
+    if (!op.ddecay.empty()) op.ddecay.as<S>()[i] = dw_raw[i];
     dkey[i] = dk[i] * (S(1) + (rate - S(1)) * k_a[c]) + dscaled * k_k[c];
     w0.of[c - head] += dw_raw[i];
     a0_sum.of[c - head] += dpre;
@@ -194,6 +195,7 @@ void time_mix_out_backward_row(const TimeMixOutBackward& op, int64_t row, int64_
     const S n = (y[i] - mean) * rstd, before_gate = n * weight[c] + bias[c] + bonus * v[i];
     const S d = dz[i] * g[i];
     dg[i] = dz[i] * before_gate;
+    if (!op.z.empty()) op.z.as<S>()[i] = before_gate * g[i];
     dbonus += d * v[i];
     dv[i] = d * bonus;
     dweight.of[c - head] += d * n;

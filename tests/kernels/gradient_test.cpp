@@ -69,7 +69,11 @@ TEST(ComplexStep, Activations) {
       ref::activation_forward<Complex>({}, {kind, in["x"].view(), out["y"].view()});
     };
     op.backward = [=](Tensors& in, Tensors& up, Tensors& d) {
-      ref::activation_backward<Complex>({}, {kind, in["x"].view(), up["y"].view(), d["x"].view()});
+      Owned<Complex> x = in["x"];
+      if (kind == Activation::kReluSquared) {  // its gradient is from its square
+        ref::activation_forward<Complex>({}, {kind, in["x"].view(), x.view()});
+      }
+      ref::activation_backward<Complex>({}, {kind, x.view(), up["y"].view(), d["x"].view()});
     };
     expect_right(op);
   }

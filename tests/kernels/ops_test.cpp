@@ -63,7 +63,9 @@ TEST_P(Ops, TimeMixIn) {
     }
     b.acc_input("dw_raw", kFlat);
     for (const char* name : {"w0", "a0", "v0", "k_k", "k_a"}) b.acc_input(name, {kWidth});
-    for (const char* name : {"k", "v", "a", "b", "diclr", "dkey", "dvalue"}) b.output(name, kFlat);
+    for (const char* name : {"k", "v", "a", "b", "ddecay", "diclr", "dkey", "dvalue"}) {
+      b.output(name, kFlat);
+    }
     b.acc_output("w_raw", kFlat);
     b.acc_output("dv_first", kFlat, 0.5);
     for (const char* name : {"dw0", "da0", "dk_k", "dk_a"}) b.acc_output(name, {kWidth});
@@ -108,6 +110,7 @@ TEST_P(Ops, TimeMixIn) {
                                .dv = t("dv"),
                                .da = t("da"),
                                .db = t("db"),
+                               .ddecay = t("ddecay"),
                                .diclr = t("diclr"),
                                .dvalue_gate = later("dgate"),
                                .dkey = t("dkey"),
@@ -128,7 +131,7 @@ TEST_P(Ops, TimeMixOut) {
   for (const char* name : {"y", "r", "k", "v", "g", "dz"}) b.input(name, kFlat);
   for (const char* name : {"weight", "bias"}) b.acc_input(name, {kWidth});
   b.acc_input("r_k", {kWidth / kHead, kHead});
-  for (const char* name : {"z", "dy", "dr", "dk", "dv", "dg"}) b.output(name, kFlat);
+  for (const char* name : {"z", "dy", "dr", "dk", "dv", "dg", "z_again"}) b.output(name, kFlat);
   for (const char* name : {"dweight", "dbias"}) b.acc_output(name, {kWidth});
   b.acc_output("dr_k", {kWidth / kHead, kHead});
   b.run<TimeMixOutForward>(&Backend::time_mix_out_forward, [](const auto& t) {
@@ -156,6 +159,7 @@ TEST_P(Ops, TimeMixOut) {
                               .head_size = kHead,
                               .eps = 64e-5,
                               .dz = t("dz"),
+                              .z = t("z_again"),
                               .dy = t("dy"),
                               .dr = t("dr"),
                               .dk = t("dk"),
@@ -206,7 +210,7 @@ TEST_P(Ops, Matmul) {
         TwoBackends b = bench();
         b.input("a", trans_a ? Shape{k, m} : Shape{m, k});
         b.input("b", trans_b ? Shape{kN, k} : Shape{k, kN});
-        b.acc_output("c", {m, kN});
+        for (const char* name : {"c", "sum"}) b.acc_output(name, {m, kN});
         b.run<Matmul>(&Backend::matmul, [&](const auto& t) {
           return Matmul{
               .a = t("a"), .b = t("b"), .c = t("c"), .trans_a = trans_a, .trans_b = trans_b};
@@ -218,6 +222,15 @@ TEST_P(Ops, Matmul) {
                         .trans_a = trans_a,
                         .trans_b = trans_b,
                         .beta = 1};
+        });
+        b.run<Matmul>(&Backend::matmul, [&](const auto& t) {
+          return Matmul{.a = t("a"),
+                        .b = t("b"),
+                        .c = t("sum"),
+                        .trans_a = trans_a,
+                        .trans_b = trans_b,
+                        .beta = 1,
+                        .add = t("c")};
         });
         b.expect_close(tolerance::kFloat, tolerance::kFloat);  // exact products, float32 sums
       }

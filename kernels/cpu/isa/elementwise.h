@@ -61,7 +61,7 @@ void activation_backward(const Stream& stream, const ActivationBackward& op) {
       case Activation::kReluSquared:
 #pragma omp simd
         for (int64_t i = begin; i < end; ++i) {
-          const float v = load(x[i]), slope = v > 0 ? 2.0f * v : 0.0f;
+          const float v = load(x[i]), slope = v > 0 ? 2.0f * std::sqrt(v) : 0.0f;
           store(dx[i], slope * load(dy[i]));
         }
         break;

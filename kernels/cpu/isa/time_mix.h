@@ -107,7 +107,7 @@ void key_backward(const TimeMixInBackward& op, int64_t head) {
   const T *da = op.da.as<T>(), *db = op.db.as<T>();
   const float *a0 = op.a0.as<float>() + head, *k_k = op.k_k.as<float>() + head;
   const float *k_a = op.k_a.as<float>() + head, *dw_raw = op.dw_raw.as<float>();
-  T *diclr = op.diclr.as<T>(), *dkey = op.dkey.as<T>();
+  T *diclr = op.diclr.as<T>(), *dkey = op.dkey.as<T>(), *ddecay = op.ddecay.as<T>();
   float dw0[kMaxHead] = {}, da0[kMaxHead] = {}, dk_k[kMaxHead] = {}, dk_a[kMaxHead] = {};
   int64_t behind = op.leaves.end(0, rows);
   float rates[kMaxHead], kappas[kMaxHead], dkappas[kMaxHead];
@@ -135,6 +135,10 @@ void key_backward(const TimeMixInBackward& op, int64_t head) {
       dw0[c] += dw_raw[o + c];
       dk_k[c] += dscaled * x;
       dk_a[c] += d * x * (rate - 1.0f);
+    }
+    if (ddecay != nullptr) {
+#pragma omp simd
+      for (int64_t c = 0; c < n; ++c) store(ddecay[o + c], dw_raw[o + c]);
     }
     if (r + 1 < behind) continue;
     add_partials(op.dw0, head, dw0, n);
@@ -205,7 +209,7 @@ void time_mix_out_backward_head(const TimeMixOutBackward& op, int64_t head) {
   const float *weight = op.ln_weight.as<float>() + head, *bias = op.ln_bias.as<float>() + head;
   const float* r_k = op.r_k.as<float>() + head;
   T *dy = op.dy.as<T>(), *dr = op.dr.as<T>(), *dk = op.dk.as<T>(), *dv = op.dv.as<T>();
-  T* dg = op.dg.as<T>();
+  T *dg = op.dg.as<T>(), *z = op.z.as<T>();
   float dweight[kMaxHead] = {}, dbias[kMaxHead] = {}, dr_k[kMaxHead] = {};
   int64_t behind = op.leaves.end(0, rows);
   const float inverse = 1.0f / static_cast<float>(n);
@@ -216,6 +220,13 @@ void time_mix_out_backward_head(const TimeMixOutBackward& op, int64_t head) {
     head_statistics(y + o, n, static_cast<float>(op.eps), &mean, &rstd);
 #pragma omp simd reduction(+ : bonus)
     for (int64_t c = 0; c < n; ++c) bonus += load(r[o + c]) * load(k[o + c]) * r_k[c];
+    if (z != nullptr) {
+#pragma omp simd
+      for (int64_t c = 0; c < n; ++c) {
+        const float x = (load(y[o + c]) - mean) * rstd * weight[c] + bias[c];
+        store(z[o + c], (x + bonus * load(v[o + c])) * load(g[o + c]));
+      }
+    }
 #pragma omp simd reduction(+ : dbonus, sum_g, sum_gn)
     for (int64_t c = 0; c < n; ++c) {
       const float x = (load(y[o + c]) - mean) * rstd, value = load(v[o + c]);

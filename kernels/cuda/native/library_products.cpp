@@ -153,8 +153,10 @@ void rows_of_matmul(const Stream& stream, const Matmul& op, int64_t first, int64
   const ProductBatch batch =
       count == 1 ? ProductBatch{} : ProductBatch{count, 0, rows * k, rows * n};
   const std::byte* a = first == 0 ? op.a.data : behind(op.a, first);
-  Products::here().run(stream, shape, batch,
-                       {op.b.data, a, op.c.data + first * n * bytes_of(op.c.dtype)});
+  const ConstTensor add = op.add.empty() ? ConstTensor(op.c) : op.add;
+  Products::here().run(
+      stream, shape, batch,
+      {op.b.data, a, op.c.data + first * n * bytes_of(op.c.dtype), behind(add, first)});
 }
 
 }  // namespace
@@ -184,7 +186,8 @@ void library_weight_gradient(const Stream& stream, const WeightGradient& op) {
   const int64_t m = op.left.shape[1], n = op.right.shape[1];
   const ProductShape shape{n,    m,    op.left.shape[0], m,           false,
                            true, true, op.left.dtype,    DType::kF32, false};
-  Products::here().run(stream, shape, {}, {op.right.data, op.left.data, op.to.sum.data});
+  Products::here().run(stream, shape, {},
+                       {op.right.data, op.left.data, op.to.sum.data, op.to.sum.data});
 }
 
 void library_leaf_gradients(const Stream& stream, const LeafProducts& op) {
@@ -193,8 +196,9 @@ void library_leaf_gradients(const Stream& stream, const LeafProducts& op) {
   const ProductShape shape{n, m, rows, width, false, true, false, op.left.dtype, DType::kF32, true};
   const ProductBatch batch =
       op.count == 1 ? ProductBatch{} : ProductBatch{op.count, rows * n, rows * width, m * n};
-  Products::here().run(stream, shape, batch,
-                       {op.right.data, op.left.data + op.begin * bytes_of(op.left.dtype), op.to});
+  Products::here().run(
+      stream, shape, batch,
+      {op.right.data, op.left.data + op.begin * bytes_of(op.left.dtype), op.to, op.to});
 }
 
 const ProductChoices& library_choices() {

@@ -96,7 +96,7 @@ void ProductPlan::run(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algor
                       void* stream) const {
   const float one = 1, beta = shape_.adds ? 1 : 0;
   check(cublasLtMatmul(handle, operation_.get(), &one, operands.a, a_.get(), operands.b, b_.get(),
-                       &beta, operands.c, c_.get(), operands.c, c_.get(), &algorithm, workspace,
+                       &beta, operands.add, c_.get(), operands.to, c_.get(), &algorithm, workspace,
                        static_cast<size_t>(workspace_bytes), static_cast<cudaStream_t>(stream)),
         "product");
 }

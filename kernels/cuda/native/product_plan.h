@@ -32,7 +32,8 @@ struct ProductBatch {
 
 struct ProductOperands {
   const void *a, *b;
-  void* c;
+  void* to;
+  const void* add;  // what is added, where the shape adds; may be `to`
 };
 
 class ProductPlan {

@@ -147,7 +147,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, const void*,
                               const void* a, cublasLtMatrixLayout_t a_layout, const void* b,
-                              cublasLtMatrixLayout_t b_layout, const void* beta, const void*,
+                              cublasLtMatrixLayout_t b_layout, const void* beta, const void* add,
                               cublasLtMatrixLayout_t, void* c, cublasLtMatrixLayout_t c_layout,
                               const cublasLtMatmulAlgo_t* algorithm, void*, size_t, cudaStream_t) {
   const auto& op = *reinterpret_cast<const Operation*>(operation);
@@ -162,7 +162,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
     for (uint64_t i = 0; i < lc.rows; ++i) {
       for (uint64_t j = 0; j < lc.columns; ++j) {
         const int64_t at = lc.place(matrix, i, j);
-        double sum = *static_cast<const float*>(beta) == 0 ? 0 : lc.read(c, at);
+        double sum = *static_cast<const float*>(beta) == 0 ? 0 : lc.read(add, at);
         for (uint64_t l = 0; l < k; ++l) {
           sum += la.read(a, op.trans_a ? la.place(matrix, l, i) : la.place(matrix, i, l)) *
                  lb.read(b, op.trans_b ? lb.place(matrix, j, l) : lb.place(matrix, l, j));

@@ -62,10 +62,14 @@ TEST_F(Products, AgreeWithTheReference) {
       b.input("a", trans_a ? Shape{24, 16} : Shape{16, 24});
       b.input("b", trans_b ? Shape{40, 24} : Shape{24, 40});
       b.output("c", {16, 40});
+      b.output("sum", {16, 40});
       b.acc_output("gradient", {24, 40}, 0.5);
       b.input("right", {16, 40});
       b.run<Matmul>(&Backend::matmul, [&](const auto& t) {
         return Matmul{t("a"), t("b"), t("c"), trans_a, trans_b, adds ? 1.0f : 0.0f};
+      });
+      b.run<Matmul>(&Backend::matmul, [&](const auto& t) {
+        return Matmul{t("a"), t("b"), t("sum"), trans_a, trans_b, adds ? 1.0f : 0.0f, t("c")};
       });
       if (!trans_a) {
         b.run<WeightGradient>(&Backend::weight_gradient, [&](const auto& t) {
@@ -83,9 +87,16 @@ TEST_F(Products, LeavesAreCallsOfTheirOwnShape) {
   // Two sequences of 11 tokens in leaves of 4: 4, 4, 3 each.
   b.input("a", {22, 24});
   b.input("b", {40, 24});
+  b.input("add", {22, 40});
   b.output("c", {22, 40});
   b.run<Matmul>(&Backend::matmul, [&](const auto& t) {
-    return Matmul{t("a"), t("b"), t("c"), false, true, 0, {.tokens = 11, .leaf = 4}};
+    return Matmul{.a = t("a"),
+                  .b = t("b"),
+                  .c = t("c"),
+                  .trans_b = true,
+                  .beta = 1,
+                  .add = t("add"),
+                  .leaves = {.tokens = 11, .leaf = 4}};
   });
   b.expect_close(tolerance::kFloat, tolerance::kFloat);
   std::vector<std::pair<uint64_t, int32_t>> rows;
