@@ -19,6 +19,7 @@ inline constexpr int64_t wkv7_tiles(int64_t tokens, int64_t tile) {
   return tile == 0 ? 1 : (tokens + tile - 1) / tile;
 }
 inline constexpr int64_t wkv7_saved_states(int64_t tokens, int64_t tile = 0) {
+  if (tokens == 0) return 0;
   if (tile == 0) tile = tokens;
   const int64_t rest = tokens % tile;
   return tokens / tile * ((tile + kWkv7Saved - 1) / kWkv7Saved) +

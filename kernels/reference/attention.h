@@ -156,7 +156,8 @@ void rope(const Stream&, const Rope& op) {
   const int64_t size = op.x.shape[3], half = size / 2, heads = op.x.shape[2];
   for (int64_t i = 0; i < op.x.elements() / 2; ++i) {
     const int64_t pair = i % half, row = i / half;
-    const double turn = op.positions.as<int32_t>()[row / heads] * op.turns.as<double>()[pair];
+    const int32_t position = op.positions.as<int32_t>()[row / heads];
+    const double turn = position * op.turns.as<double>()[pair];
     const double angle = 2 * std::numbers::pi * (turn - std::floor(turn));
     const S cosine = static_cast<S>(std::cos(angle));
     const S sine = static_cast<S>(op.back ? -std::sin(angle) : std::sin(angle));

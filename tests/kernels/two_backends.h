@@ -54,7 +54,8 @@ class TwoBackends {
   int threads() const { return stream_.threads; }
 
  private:
-  void add(const std::string& name, const Shape& shape, DType type, std::vector<double> values) {
+  void add(const std::string& name, const Shape& shape, DType type,
+           const std::vector<double>& values) {
     Buffer& buffer = buffers_.emplace_back(shape.elements() * bytes_of(type));
     const Tensor t{buffer.data(), type, shape};
     assign(t, values);
