@@ -10,6 +10,7 @@ namespace rwkv {
 struct NormShiftForward {
   LayerNormForward norm;
   TokenShiftForward shift;
+  bool keeps_out = true;  // false: norm.out may be left without a meaning
 };
 
 // norm.dout is shift.du, which may be left without a meaning.

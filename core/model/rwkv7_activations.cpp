@@ -16,8 +16,6 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
     return scratch.take(name, compute, shape);
   };
   const Shape sequence{batch_, tokens_, width_}, flat{rows, width_};
-  u1 = keep("normed", sequence);
-  u2 = keep("normed", sequence);
   for (Tensor* t : {&mean1, &rstd1, &mean2, &rstd2})
     *t = saved.take("norm statistics", acc, {rows});
   for (Tensor* t : {&r, &key, &value, &k, &a, &b, &g, &y, &iclr_out}) *t = keep("time mix", flat);
@@ -35,6 +33,7 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
   gate.f = Activation::kSigmoid;
 
   for (Tensor& t : mixed) t = borrow("mixes", sequence);
+  u = borrow("normed", sequence);
   z = borrow("time mix output", flat);
   plan_tiles(saved, scratch, plan);
   halo_row = scratch.take("halo", acc, {batch_, width_});
@@ -157,22 +156,25 @@ void Rwkv7Block::Call::low_rank_backward(const LowRank& mlp, Rwkv7Param w1, Rwkv
                                 .leaves = leaves()});
 }
 
-TokenShiftForward Rwkv7Block::Call::shift_time_mix(const Tensor& halo) const {
-  TokenShiftForward op{.u = a.u1,
+NormShiftForward Rwkv7Block::Call::into_time_mix(const ConstTensor& x, const Tensor& halo) const {
+  NormShiftForward op{{x, vec(P::kLn1Weight), vec(P::kLn1Bias), 1e-5, a.u, a.mean1, a.rstd1},
+                      {.u = a.u,
                        .halo = halo,
                        .mixes = kMaxMixes,
                        .mix = {},
                        .out = a.mixed,
-                       .starts = pass.starts};
-  for (size_t m = 0; m < kMaxMixes; ++m) op.mix[m] = vec(kTimeMixes[m]);
+                       .starts = pass.starts}};
+  for (size_t m = 0; m < kMaxMixes; ++m) op.shift.mix[m] = vec(kTimeMixes[m]);
   return op;
 }
 
-TokenShiftForward Rwkv7Block::Call::shift_channel_mix(const Tensor& halo) const {
-  TokenShiftForward op{
-      .u = a.u2, .halo = halo, .mixes = 1, .mix = {}, .out = {}, .starts = pass.starts};
-  op.mix[0] = vec(P::kFfnXk);
-  op.out[0] = a.mixed[0];
+NormShiftForward Rwkv7Block::Call::into_channel_mix(const ConstTensor& x,
+                                                    const Tensor& halo) const {
+  NormShiftForward op{
+      {x, vec(P::kLn2Weight), vec(P::kLn2Bias), 1e-5, a.u, a.mean2, a.rstd2},
+      {.u = a.u, .halo = halo, .mixes = 1, .mix = {}, .out = {}, .starts = pass.starts}};
+  op.shift.mix[0] = vec(P::kFfnXk);
+  op.shift.out[0] = a.mixed[0];
   return op;
 }
 

@@ -24,7 +24,6 @@ struct Rwkv7Block::Activations final : Saved {
   Activations(Arena& saved, Arena& scratch, const BlockPlan&, const ModelConfig&, bool first);
 
   // Kept for the backward pass. R = B T.
-  Tensor u1, u2;                        // (B, T, C) normed
   Tensor mean1, rstd1, mean2, rstd2;    // (R) acc
   Tensor r, key, value, k, a, b, g, y;  // (R, C)
   Tensor own_v;                         // (R, C); empty in the first layer
@@ -38,8 +37,8 @@ struct Rwkv7Block::Activations final : Saved {
   LowRank decay, iclr, residual, gate;
 
   // Scratch.
-  std::array<Tensor, kMaxMixes> mixed, dmixed;                        // (B, T, C)
-  Tensor z, dhidden, du;                                              // (R, C), (R, F), (B, T, C)
+  std::array<Tensor, kMaxMixes> mixed, dmixed;  // (B, T, C)
+  Tensor u, z, dhidden, du;                     // (B, T, C) normed; (R, C); (R, F); (B, T, C)
   Tensor dy, dr, dk, dv, da, db, dkey, dvalue, diclr, dresidual, dg;  // (R, C)
   Tensor dw_raw, wkv_scratch;  // (R, C) acc; (threads, n) acc
   Tensor halo_row;             // (B, C) acc: on its way to the right neighbour
@@ -82,8 +81,9 @@ struct Rwkv7Block::Call {
   void low_rank_backward(const LowRank&, Rwkv7Param w1, Rwkv7Param w2, const Tensor& x,
                          const Tensor& dout, const Tensor& dx, bool add) const;
 
-  TokenShiftForward shift_time_mix(const Tensor& halo) const;
-  TokenShiftForward shift_channel_mix(const Tensor& halo) const;
+  // Norm and shift in front of each mixer: forward, and again backward, as only x is kept.
+  NormShiftForward into_time_mix(const ConstTensor& x, const Tensor& halo) const;
+  NormShiftForward into_channel_mix(const ConstTensor& x, const Tensor& halo) const;
   TimeMixOutForward time_mix_out(int64_t head_size) const;
   Wkv7Sequence recurrence() const;
   // Keeps messages to neighbours moving.

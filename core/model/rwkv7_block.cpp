@@ -61,11 +61,8 @@ void Rwkv7Block::time_mix_forward(const Call& call, ConstTensor x, const Flow& o
   const auto& [pass, params, index, a] = call;
   const Backend& ops = pass.ops;
   const Stream& stream = pass.stream;
-  norm_shift_forward(
-      call,
-      {{x, call.vec(P::kLn1Weight), call.vec(P::kLn1Bias), 1e-5, a.u1, a.mean1, a.rstd1},
-       call.shift_time_mix(entering[kAttShift])},
-      kAttShift, entering, leaving);
+  norm_shift_forward(call, call.into_time_mix(x, entering[kAttShift]), kAttShift, entering,
+                     leaving);
   // What the state's way needs comes first; what it does not need, while maps are travelling.
   call.product(a.mixed[2], P::kKey, a.key);
   call.product(a.mixed[3], P::kValue, a.value);
@@ -110,11 +107,8 @@ void Rwkv7Block::time_mix_forward(const Call& call, ConstTensor x, const Flow& o
 void Rwkv7Block::channel_mix_forward(const Call& call, ConstTensor x, Tensor out, Boundary entering,
                                      Boundary leaving) const {
   const auto& [pass, params, index, a] = call;
-  norm_shift_forward(
-      call,
-      {{x, call.vec(P::kLn2Weight), call.vec(P::kLn2Bias), 1e-5, a.u2, a.mean2, a.rstd2},
-       call.shift_channel_mix(entering[kFfnShift])},
-      kFfnShift, entering, leaving);
+  norm_shift_forward(call, call.into_channel_mix(x, entering[kFfnShift]), kFfnShift, entering,
+                     leaving);
   call.product(a.mixed[0], P::kFfnKey, a.squared);
   pass.ops.activation_forward(pass.stream, {Activation::kReluSquared, a.squared, a.squared});
   pass.ops.matmul(pass.stream, {.a = a.rows(a.squared),
@@ -130,12 +124,14 @@ void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary ente
                                       Boundary dleaving, Boundary dentering) const {
   const auto& [pass, params, index, a] = call;
   const Backend& ops = pass.ops;
-  ops.token_shift_forward(pass.stream, call.shift_channel_mix(entering[kFfnShift]));
+  NormShiftForward again = call.into_channel_mix(a.x_mid, entering[kFfnShift]);
+  again.keeps_out = false;
+  ops.norm_shift_forward(pass.stream, again);
   call.weight_gradient(dx, a.squared, P::kFfnValue);
   call.input_gradient(dx, P::kFfnValue, a.dhidden, false);
   ops.activation_backward(pass.stream, {Activation::kReluSquared, a.squared, a.dhidden, a.dhidden});
   call.input_gradient(a.dhidden, P::kFfnKey, a.dmixed[0], false);
-  TokenShiftBackward shift{.u = a.u2,
+  TokenShiftBackward shift{.u = a.u,
                            .halo = entering[kFfnShift],
                            .dhalo_out = {},
                            .mixes = 1,
@@ -237,13 +233,15 @@ void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor 
                                    Tensor dv_first, Boundary entering, Boundary dleaving,
                                    Boundary dentering) const {
   const auto& [pass, params, index, a] = call;
-  pass.ops.token_shift_forward(pass.stream, call.shift_time_mix(entering[kAttShift]));
+  NormShiftForward again = call.into_time_mix(x, entering[kAttShift]);
+  again.keeps_out = false;
+  pass.ops.norm_shift_forward(pass.stream, again);
   output_backward(call, dx);
   maps_backward(call, dleaving, dentering);
   call.weight_gradient(dx, a.z, P::kOutput);
   recurrence_backward(call, dleaving, dentering);
   inputs_backward(call, v_first, dv_first);
-  TokenShiftBackward shift{.u = a.u1,
+  TokenShiftBackward shift{.u = a.u,
                            .halo = entering[kAttShift],
                            .dhalo_out = {},
                            .mixes = kMaxMixes,

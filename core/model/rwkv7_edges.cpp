@@ -28,7 +28,9 @@ void Rwkv7Block::norm_shift_forward(const Call& call, const NormShiftForward& op
                                     Boundary entering, Boundary leaving) const {
   const Pass& pass = call.pass;
   if (pass.exchange == nullptr) {
-    pass.ops.norm_shift_forward(pass.stream, op);
+    NormShiftForward fused = op;
+    fused.keeps_out = !at(leaving, which).empty();
+    pass.ops.norm_shift_forward(pass.stream, fused);
     halo_forward(call, op.norm.out, which, entering, leaving);
     return;
   }

@@ -40,7 +40,7 @@ struct NormShiftKernel {
 
   const T* x;
   const float *weight, *bias;
-  T* u;
+  T* u;  // nullptr: not wanted
   float *mean, *rstd;
   float eps;
   int64_t all_rows, width;
@@ -67,7 +67,7 @@ struct NormShiftKernel {
         rstd[r] = row.rstd;
       }
       if (!inside) continue;
-      store_run(u + r * width + c, own);
+      if (u != nullptr) store_run(u + r * width + c, own);
       if constexpr (kMixes > 0) shift(r, c, own, before, mixes);
     }
   }
@@ -119,7 +119,8 @@ void by_octets(int64_t width, const Stream& stream, const Op& op) {
 }
 
 template <class T, int K, int kMixes>
-void norm_shift(const Stream& stream, const LayerNormForward& op, const TokenShiftForward& shift) {
+void norm_shift(const Stream& stream, const NormShiftForward& fused) {
+  const auto& [op, shift, keeps] = fused;
   using Kernel = NormShiftKernel<T, K, kMixes>;
   const int64_t width = op.weight.elements(), rows = op.x.elements() / width;
   const int64_t threads = (width / K + kWarp - 1) / kWarp * kWarp;
@@ -130,7 +131,7 @@ void norm_shift(const Stream& stream, const LayerNormForward& op, const TokenShi
   Kernel kernel{in<T>(op.x),
                 in<float>(op.weight),
                 in<float>(op.bias),
-                out<T>(op.out),
+                keeps ? out<T>(op.out) : nullptr,
                 out<float>(op.mean),
                 out<float>(op.rstd),
                 static_cast<float>(op.eps),
@@ -154,11 +155,11 @@ void norm_shift(const Stream& stream, const LayerNormForward& op, const TokenShi
 template <class T, int K>
 struct RunNorm {
   static void run(const Stream& stream, const LayerNormForward& op) {
-    norm_shift<T, K, 0>(stream, op, {});
+    norm_shift<T, K, 0>(stream, {op, {}});
   }
   static void run(const Stream& stream, const NormShiftForward& op) {
-    if (op.shift.mixes == 1) return norm_shift<T, K, 1>(stream, op.norm, op.shift);
-    if (op.shift.mixes == kMaxMixes) return norm_shift<T, K, kMaxMixes>(stream, op.norm, op.shift);
+    if (op.shift.mixes == 1) return norm_shift<T, K, 1>(stream, op);
+    if (op.shift.mixes == kMaxMixes) return norm_shift<T, K, kMaxMixes>(stream, op);
     throw Error("internal: the CUDA kernels shift for 1 or 6 mixes");
   }
 };
