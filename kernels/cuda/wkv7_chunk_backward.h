@@ -9,7 +9,7 @@
 //   dlog w_s = sum_{t >= s} (R~ dR~ - K~ dK~ - B~ dB~)_t + sum_{t > s} (A~ dA~)_t
 //              + columns of S G + sum_t (K~ (V G) + B~ (U G))_t            (products by element)
 //   G <- G + dY^T R~ + dZ^T A~
-// and with documents as wkv7_chunk.h says; S and G meet only in a chunk without a start.
+// masked by document as wkv7_chunk.h says; S G counts in a chunk without a start alone.
 // R~ ... are the operands as rounded: then what cancels in dlog w cancels to float's precision.
 //
 // Warp i has columns 16 i ... of dU, dZ, U, dV and rows of G; behind a sync, with all of dZ, U and
