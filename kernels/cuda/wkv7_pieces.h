@@ -131,6 +131,34 @@ void wkv7_chunk_forward(const Stream& stream, const Wkv7Forward& op) {
   run_chunks(stream, input.tiles * heads, kernel);
 }
 
+template <bool kFolded, bool kPlain>
+Wkv7ChunkBackKernel<kFolded, kPlain> chunk_back(const Wkv7Backward& op) {
+  return {Wkv7Input<Bf16>(op.in),
+          op.s_saved.data,
+          in<float>(op.ds_out),
+          nullptr,
+          in<float>(op.m),
+          in<float>(op.c),
+          nullptr,
+          in<Bf16>(op.dy),
+          out<Bf16>(op.dr),
+          out<Bf16>(op.dk),
+          out<Bf16>(op.dv),
+          out<Bf16>(op.da),
+          out<Bf16>(op.db),
+          out<float>(op.dw_raw),
+          out<float>(op.ds_in)};
+}
+
+// With maps, tile after tile.
+template <bool kPlain>
+void wkv7_folded_backward(const Stream& stream, const Wkv7Backward& op) {
+  auto kernel = chunk_back<true, kPlain>(op);
+  const int64_t heads = kernel.in.batch * kernel.in.heads;
+  kernel.at_end = reinterpret_cast<float*>(device::scratch(stream, heads * kChunkSquare * 4));
+  run_chunks(stream, heads, kernel);
+}
+
 // What is handed on before an overlap has its gradient join inside a piece, and nothing comes from
 // behind the last one.
 template <bool kPlain>
