@@ -37,9 +37,10 @@ struct Backend {
   bool f64 = false;
   const Memory* memory = &host_memory();    // where its tensors live
   const ProductChoices* choices = nullptr;  // nullptr: products have one algorithm
-  // Whether saved states of the recurrence are bf16 (of the same shape), in passes without document
-  // starts and overlap; nullptr: they never are.
-  bool (*saves_bf16_states)(DType compute, int64_t head_size, int64_t tile) = nullptr;
+  // Whether saved states of the recurrence are bf16 (of the same shape), for passes of such a
+  // wkv7_before_overlap; nullptr: they never are.
+  bool (*saves_bf16_states)(DType compute, int64_t head_size, int64_t tile,
+                            int64_t before_overlap) = nullptr;
   const Recording* recording = nullptr;  // nullptr: nothing can be recorded
 
   Kernel<Matmul> matmul;

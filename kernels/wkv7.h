@@ -46,6 +46,11 @@ struct Wkv7Sequence {
   int64_t overlap = 0;
 };
 
+// Tokens before an overlap, for what cares where the state is handed on; 0 without one.
+inline constexpr int64_t wkv7_before_overlap(int64_t tokens, int64_t overlap) {
+  return overlap == 0 ? 0 : tokens - overlap;
+}
+
 // Maps of tiles: (tiles, B, H, N, wkv7_state_stride(N)) acc, layout of the backend's own choice,
 // for Wkv7Forward, Wkv7Backward and Wkv7Fold to read.
 

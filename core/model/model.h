@@ -27,7 +27,6 @@ struct ModelPlan {
   bool recompute = false;      // keep only the blocks' inputs; run each block's forward again
   int64_t leaf = 0, tile = 0;  // those of the passes (Pass::leaf, Pass::tile)
   Edges edges = Edges::kGiven;
-  bool plain = false;                     // no document starts, and no token is run twice (overlap)
   const Memory* memory = &host_memory();  // where activations live
   bool bf16_states = false;               // those of the recurrence that are saved
 };

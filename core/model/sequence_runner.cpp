@@ -41,26 +41,42 @@ SequenceRunner::SequenceRunner(const Model& model, const SequencePlan& plan, Com
   bind_host_cuts();
 }
 
-// Lengths of the segments that this rank runs.
-std::vector<int64_t> SequenceRunner::lengths() const {
-  std::vector<int64_t> out;
+// Of each kind of segment that this rank runs, one.
+std::vector<Segment> SequenceRunner::kinds() const {
+  std::vector<Segment> out;
   const SegmentPlan& all = plan_.segments;
   for (const int64_t group : {int64_t{0}, int64_t{1}, all.groups() - 1}) {
     if (group >= all.groups()) continue;
     const auto segment = all.at(group, sequence_.rank());
-    if (segment) out.push_back(segment->tokens());
+    if (segment) out.push_back(*segment);
   }
+  return out;
+}
+
+// Their lengths.
+std::vector<int64_t> SequenceRunner::lengths() const {
+  std::vector<int64_t> out;
+  for (const Segment& segment : kinds()) out.push_back(segment.tokens());
   std::sort(out.begin(), out.end());
   out.erase(std::unique(out.begin(), out.end()), out.end());
   return out;
 }
 
+// A workspace runs segments of several kinds: bf16 where all of them save so.
+bool SequenceRunner::saves_bf16_states() const {
+  const std::vector<Segment> all = kinds();
+  return ops_.saves_bf16_states != nullptr &&
+         std::all_of(all.begin(), all.end(), [&](const Segment& s) {
+           return ops_.saves_bf16_states(plan_.model.precision.compute, model_.config().head_size,
+                                         plan_.model.tile,
+                                         wkv7_before_overlap(s.tokens(), s.end - s.handed));
+         });
+}
+
 void SequenceRunner::plan_workspaces(bool with_memory) {
   ModelPlan plan = plan_.model;
   plan.memory = ops_.memory;
-  plan.bf16_states =
-      plan.plain && ops_.saves_bf16_states != nullptr &&
-      ops_.saves_bf16_states(plan.precision.compute, model_.config().head_size, plan.tile);
+  plan.bf16_states = saves_bf16_states();
   plan.edges = !plan_.whole() ? Edges::kSegment : plan_.leaves ? Edges::kGiven : Edges::kWhole;
   int64_t saved = 0, scratch = 0;
   for (const int64_t tokens : lengths()) {

@@ -72,7 +72,9 @@ class SequenceRunner {
   void bind(Arena&);
   void bind_edges(Arena&);
   void bind_host_cuts();
+  std::vector<Segment> kinds() const;
   std::vector<int64_t> lengths() const;
+  bool saves_bf16_states() const;
   void plan_workspaces(bool with_memory);
   States take_states(Arena&, std::string_view name) const;
   bool exchanges() const { return exchange_ != nullptr; }

@@ -234,28 +234,40 @@ struct RunFold {
 template <class T>
 struct Wkv7ForwardOp {
   static void run(const Stream& stream, const Wkv7Forward& op) {
-    if (wkv7_in_chunks(op.in)) return wkv7_chunk_forward(stream, op);
+    if (wkv7_in_chunks(op.in)) {
+      return wkv7_is_plain(op.in) ? wkv7_chunk_forward<true>(stream, op)
+                                  : wkv7_chunk_forward<false>(stream, op);
+    }
     by_head_size<T, RunForward>(op.in.k.shape[3], stream, op);
   }
 };
 template <class T>
 struct Wkv7MapOp {
   static void run(const Stream& stream, const Wkv7Map& op) {
-    if (wkv7_in_chunks(op.in)) return wkv7_chunk_map(stream, op);
+    if (wkv7_in_chunks(op.in)) {
+      return wkv7_is_plain(op.in) ? wkv7_chunk_map<true>(stream, op)
+                                  : wkv7_chunk_map<false>(stream, op);
+    }
     by_head_size<T, RunMap>(op.in.k.shape[3], stream, op);
   }
 };
 template <class T>
 struct Wkv7MapBackwardOp {
   static void run(const Stream& stream, const Wkv7MapBackward& op) {
-    if (wkv7_in_chunks(op.in)) return wkv7_chunk_map_backward(stream, op);
+    if (wkv7_in_chunks(op.in)) {
+      return wkv7_is_plain(op.in) ? wkv7_chunk_map_backward<true>(stream, op)
+                                  : wkv7_chunk_map_backward<false>(stream, op);
+    }
     by_head_size<T, RunMapBack>(op.in.k.shape[3], stream, op);
   }
 };
 template <class T>
 struct Wkv7BackwardOp {
   static void run(const Stream& stream, const Wkv7Backward& op) {
-    if (wkv7_in_chunks(op.in)) return wkv7_chunk_backward(stream, op);
+    if (wkv7_in_chunks(op.in)) {
+      return wkv7_is_plain(op.in) ? wkv7_chunk_backward<true>(stream, op)
+                                  : wkv7_chunk_backward<false>(stream, op);
+    }
     by_head_size<T, RunBack>(op.in.k.shape[3], stream, op);
   }
 };

@@ -6,6 +6,11 @@
 //   M = (1 - A_ab)^-1, by substitution in float: powers of A_ab grow where keys repeat.
 // 1 / gamma stays below 1.7e4 as w > 0.545. A block of four warps has a head. Warp i loads and
 // scales columns 16 i ... 16 i + 15 of all operands.
+//
+// Where documents start in a chunk, pairs of tokens count in the blocks when they are of the same
+// document; the state before the chunk meets the tokens of the first document alone, and the state
+// behind it those of the last. Kernels come twice: kPlain for passes without document starts and
+// overlap, which pay for neither.
 #pragma once
 
 #include "kernels/cuda/wkv7_fragments.h"
@@ -16,14 +21,16 @@ namespace rwkv::cuda {
 inline constexpr int kChunk = 16, kChunkHead = 64, kChunkThreads = 128;
 
 // What these kernels take; the others are for the rest. They save the states before each chunk in
-// bf16.
-inline bool wkv7_saves_bf16(DType type, int64_t head_size, int64_t tile) {
-  return type == DType::kBF16 && head_size == kChunkHead && tile % kChunk == 0;
+// bf16. What is handed on before an overlap is handed on between two chunks.
+inline bool wkv7_saves_bf16(DType type, int64_t head_size, int64_t tile, int64_t before_overlap) {
+  return type == DType::kBF16 && head_size == kChunkHead && tile % kChunk == 0 &&
+         before_overlap % kChunk == 0;
 }
 inline bool wkv7_in_chunks(const Wkv7Sequence& in) {
-  return wkv7_saves_bf16(in.k.dtype, in.k.shape[3], in.tile) && in.overlap == 0 &&
-         in.starts.empty();
+  return wkv7_saves_bf16(in.k.dtype, in.k.shape[3], in.tile,
+                         wkv7_before_overlap(in.k.shape[1], in.overlap));
 }
+inline bool wkv7_is_plain(const Wkv7Sequence& in) { return in.starts.empty() && in.overlap == 0; }
 inline constexpr int64_t kChunkStateBytes = kChunkHead * kChunkHead * 2;
 static_assert(kChunk == kWkv7Saved && kChunkHead == wkv7_state_stride(kChunkHead));
 
@@ -55,18 +62,79 @@ struct HeadTokens {
   int64_t first;
   int count, stride;
   int64_t saved;  // where its saved states begin, in states
+  int64_t row;    // where its starts begin
+  int handed;     // the chunk behind which the state before an overlap is; none: no chunk's index
 
   RWKV_DEVICE HeadTokens(const Wkv7Input<Bf16>& in, int64_t bh, int64_t begin, int64_t end)
       : first(in.at(bh, begin, kChunkHead) + 16 * warp_index()),
         count(static_cast<int>(end - begin)),
         stride(static_cast<int>(in.heads) * kChunkHead),
-        saved(bh * ((in.tokens + kChunk - 1) / kChunk) + begin / kChunk) {}
+        saved(bh * ((in.tokens + kChunk - 1) / kChunk) + begin / kChunk),
+        row(bh / in.heads * in.tokens + begin),
+        handed(in.overlaps() ? static_cast<int>((in.handed - begin) / kChunk) - 1 : -1) {}
   RWKV_DEVICE int chunks() const { return (count + kChunk - 1) / kChunk; }
   RWKV_DEVICE OwnTokens own(int chunk) const {
     const int left = count - chunk * kChunk;
     const int64_t behind = static_cast<int64_t>(chunk) * kChunk * stride;
     return {device::opaque(first + behind), stride, left < kChunk ? left : kChunk,
             device::opaque(lane_index())};
+  }
+};
+
+// Of the lane's token of a chunk: not 0 where a document starts.
+RWKV_DEVICE int32_t own_start(const Wkv7Input<Bf16>& in, const HeadTokens& head, int chunk) {
+  const int token = chunk * kChunk + lane_index();
+  const bool there = in.starts != nullptr && lane_index() < kChunk && token < head.count;
+  return there ? in.starts[head.row + token] : 0;
+}
+
+// Where documents start in a chunk: bit t is token t's. kPlain: nowhere.
+template <bool kPlain>
+struct Documents {
+  uint32_t starts;
+
+  RWKV_DEVICE bool one() const { return kPlain || starts == 0; }
+
+  // What is kept of sums or operands over tokens: those of the first document, or of the last.
+  RWKV_DEVICE void first_rows(Sums& s) const {
+    if (!one()) keep_rows(s, first());
+  }
+  RWKV_DEVICE void last_rows(Sums& s) const {
+    if (!one()) keep_rows(s, last());
+  }
+  template <class Block>
+  RWKV_DEVICE void first_columns(Block& b) const {
+    if (!one()) keep_columns(b, first());
+  }
+  template <class Block>
+  RWKV_DEVICE void last_columns(Block& b) const {
+    if (!one()) keep_columns(b, last());
+  }
+  // Of a block on and below its diagonal: row t and column s of the same document.
+  RWKV_DEVICE void same(Sums& sums) const {
+    if (one()) return;
+    RWKV_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      const int n = i / 4, h = i / 2 % 2, e = i % 2;
+      const int t = own_row() + 8 * h, s = own_column() + 8 * n + e;
+      if ((starts & ((2u << t) - 1)) >> (s + 1) != 0) sums.c[n][2 * h + e] = 0;
+    }
+  }
+  // A state or adjoint does not pass a start.
+  RWKV_DEVICE void stop(Sums (&state)[4]) const {
+    if (one()) return;
+    RWKV_UNROLL
+    for (int j = 0; j < 4; ++j) state[j] = zero_sums();
+  }
+
+ private:
+  // Tokens below the lowest start; tokens at the highest and above. Bits of tokens.
+  RWKV_DEVICE uint32_t first() const { return (starts & (0u - starts)) - 1; }
+  RWKV_DEVICE uint32_t last() const {
+    uint32_t below = starts >> 1;
+    RWKV_UNROLL
+    for (int by = 1; by < kChunk; by *= 2) below |= below >> by;
+    return ~below;
   }
 };
 
@@ -249,22 +317,31 @@ RWKV_DEVICE void fold_state(const float* from, const float* m, const float* add,
 
 // Through a chunk's outputs, the warp's rows: from what G has given dU, dZ; and
 // G <- G + dY^T R~ + dZ^T A~ (wkv7_chunk_backward.h). Returns dZ.
+template <bool kPlain>
 RWKV_DEVICE Fragment add_outputs(const std::byte* scaled, const std::byte* blocks,
-                                 const Fragment& dy, Sums& du, Sums (&adjoint)[4]) {
+                                 const Documents<kPlain>& documents, const Fragment& dy, Sums& du,
+                                 Sums (&adjoint)[4]) {
   Sums sums = zero_sums();
   add_product(du, dy, load_transposed<Rows16>(blocks + kRb * kBlockBytes));
   add_product(sums, rounded(du), load_transposed<Rows16>(blocks + kM * kBlockBytes));
   const Fragment dz = rounded(sums);
+  Fragment dy_first = dy, dz_first = dz;
+  documents.first_columns(dy_first);
+  documents.first_columns(dz_first);
   RWKV_UNROLL
   for (int j = 0; j < 4; ++j) {
-    add_product(adjoint[j], dy, load_transposed<Rows64>(scaled + kR * kTokensBytes, 0, 16 * j));
-    add_product(adjoint[j], dz, load_transposed<Rows64>(scaled + kA * kTokensBytes, 0, 16 * j));
+    add_product(adjoint[j], dy_first,
+                load_transposed<Rows64>(scaled + kR * kTokensBytes, 0, 16 * j));
+    add_product(adjoint[j], dz_first,
+                load_transposed<Rows64>(scaled + kA * kTokensBytes, 0, 16 * j));
   }
   return dz;
 }
 
 // The chunk's blocks, one by each warp.
-RWKV_DEVICE void make_blocks(const std::byte* scaled, std::byte* scratch, std::byte* blocks) {
+template <bool kPlain>
+RWKV_DEVICE void make_blocks(const std::byte* scaled, const Documents<kPlain>& documents,
+                             std::byte* scratch, std::byte* blocks) {
   const int block = warp_index();
   const bool of_r = block == kRb || block == kRk, with_k = block == kAk || block == kRk;
   const std::byte* left = scaled + (of_r ? kR : kA) * kTokensBytes;
@@ -275,6 +352,7 @@ RWKV_DEVICE void make_blocks(const std::byte* scaled, std::byte* scratch, std::b
     add_product(s, load_block<Rows64>(left, 0, 16 * j), load_block<Rows64>(right, 0, 16 * j));
   }
   s = lower_triangle(s, of_r);
+  documents.same(s);
   if (block == kM) {
     invert(s, scratch, blocks + kM * kBlockBytes);
   } else {

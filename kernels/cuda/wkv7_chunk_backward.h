@@ -9,6 +9,7 @@
 //   dlog w_s = sum_{t >= s} (R~ dR~ - K~ dK~ - B~ dB~)_t + sum_{t > s} (A~ dA~)_t
 //              + columns of S G + sum_t (K~ (V G) + B~ (U G))_t            (products by element)
 //   G <- G + dY^T R~ + dZ^T A~
+// masked by document as wkv7_chunk.h says; S G counts in a chunk without a start alone.
 // R~ ... are the operands as rounded: then what cancels in dlog w cancels to float's precision.
 //
 // Warp i has columns 16 i ... of dU, dZ, U, dV and rows of G; behind a sync, with all of dZ, U and
@@ -22,7 +23,7 @@ namespace rwkv::cuda {
 
 // kFolded: a block a head: at the start of each tile the adjoint is folded by given maps. Else a
 // block a tile and head.
-template <bool kFolded>
+template <bool kFolded, bool kPlain>
 struct Wkv7ChunkBackKernel {
   static constexpr int kBlockThreads = kChunkThreads, kBlocksPerSm = 3;
 
@@ -46,7 +47,8 @@ struct Wkv7ChunkBackKernel {
     std::byte u[kChunkHead * Rows16::kRowBytes], dz[kChunkHead * Rows16::kRowBytes];  // transposed
     std::byte blocks[kBlocks * kBlockBytes];
     std::byte dblocks[kBlocks * kBlockBytes];
-    std::byte w_raw[kDecaysBytes];  // before a sync; scratch of the inverse behind it
+    std::byte w_raw[kDecaysBytes];              // before a sync; scratch of the inverse behind it
+    uint32_t starts[2][kChunkThreads / kWarp];  // for each warp
   };
 
   // Gradients of the scaled operands, the warp's columns, and what all tokens add to dlog w.
@@ -63,6 +65,7 @@ struct Wkv7ChunkBackKernel {
                                     : HeadTokens(in, bh, tile * in.tile, in.tile_end(tile));
     Sums adjoint[4];
     const float* from = ds_out == nullptr ? nullptr : ds_out + square(bh, 0);
+    if (!kPlain && in.overlaps()) from = nullptr;
     if (tile + 1 < in.tiles) from = ends + square(bh, tile);
     read_state(from, adjoint);
     // Chunk c; the one that follows is c - 1.
@@ -71,27 +74,36 @@ struct Wkv7ChunkBackKernel {
       const bool runs = c<head.chunks(), follows = c> 0;
       device::wait_copies<0>();
       device::sync_warp();
-      if (follows) fetch(room, head, c - 1, next);
+      int32_t start = 0;
+      if (follows) start = fetch(room, head, c - 1, next);
+      if (!kPlain && runs && c == head.handed) add_handed(bh, adjoint);
       if (kFolded && runs) keep_tile_end(bh, c, head.chunks(), adjoint);
       if (runs) step(room, head, c, now, adjoint);
       if (kFolded && runs) fold_tile_start(bh, c, adjoint);
       device::wait_copies<1>();
       device::sync_warp();
-      if (follows) scale(room, head, c - 1, next);
+      if (follows) scale(room, head, c - 1, next, start);
       device::sync_block();
       Gradients g;
       if (runs) make_gradient_blocks(room, now);
-      if (follows) make_blocks(room.scaled[next], room.w_raw, room.blocks);
+      if (follows) make_blocks(room.scaled[next], documents(room, next), room.w_raw, room.blocks);
       if (runs) start_gradients(room, now, g);
       device::sync_block();
       if (runs) finish_gradients(room, head, c, now, g);
     }
+    if (!kPlain && !kFolded && tile == 0 && in.handed == 0) add_handed(bh, adjoint);
     if (ds_in != nullptr && (kFolded || tile == 0)) write_state(adjoint, ds_in + square(bh, 0));
   }
 
  private:
   RWKV_DEVICE int64_t square(int64_t bh, int64_t tile) const {
     return (tile * in.batch * in.heads + bh) * kChunkSquare;
+  }
+  RWKV_DEVICE static Documents<kPlain> documents(const Room& room, int slot) {
+    return {kPlain ? 0u : room.starts[slot][warp_index()]};
+  }
+  RWKV_DEVICE void add_handed(int64_t bh, Sums (&adjoint)[4]) const {
+    if (ds_out != nullptr) add_state(ds_out + square(bh, 0), adjoint);
   }
   RWKV_DEVICE void keep_tile_end(int64_t bh, int c, int chunks, const Sums (&adjoint)[4]) const {
     const bool last = c + 1 == chunks || (c + 1) * kChunk % in.tile == 0;
@@ -102,12 +114,15 @@ struct Wkv7ChunkBackKernel {
     if (c * kChunk % in.tile != 0 || (tile == 0 && ds_in == nullptr)) return;
     if (tile + 1 == in.tiles && ds_out == nullptr) return;
     device::sync_warp();  // a row's other elements are its neighbours'
-    fold_state<true>(at_end + square(bh, 0), m_in + square(bh, tile), c_in + square(bh, tile),
+    // The map of an overlap's tile ends where ds_out is of.
+    const float* behind = !kPlain && in.overlaps() ? ds_out : at_end;
+    fold_state<true>(behind + square(bh, 0), m_in + square(bh, tile), c_in + square(bh, tile),
                      adjoint);
     device::sync_warp();
   }
 
-  RWKV_DEVICE void fetch(Room& room, const HeadTokens& head, int c, int slot) const {
+  // Returns own_start of the chunk.
+  RWKV_DEVICE int32_t fetch(Room& room, const HeadTokens& head, int c, int slot) const {
     const OwnTokens tokens = head.own(c);
     fetch_tokens(tokens, in.r, room.scaled[slot] + kR * kTokensBytes);
     fetch_tokens(tokens, in.k, room.scaled[slot] + kK * kTokensBytes);
@@ -124,9 +139,12 @@ struct Wkv7ChunkBackKernel {
       device::copy_async(room.state[slot] + at, from + at, true);
     }
     device::end_copy_group();
+    return kPlain ? 0 : own_start(in, head, c);
   }
 
-  RWKV_DEVICE static void scale(Room& room, const HeadTokens& head, int c, int slot) {
+  RWKV_DEVICE static void scale(Room& room, const HeadTokens& head, int c, int slot,
+                                int32_t start) {
+    if (!kPlain) room.starts[slot][warp_index()] = device::warp_ballot(start != 0);
     const Gammas g =
         scale_operands(room.scaled[slot], room.w_raw, head.own(c).count, room.scaled[slot]);
     RWKV_UNROLL
@@ -147,6 +165,7 @@ struct Wkv7ChunkBackKernel {
       add_product(z, load_block<Blocks64>(room.state[now], own, 16 * j),
                   load_block<Rows64>(room.scaled[now] + kA * kTokensBytes, 0, 16 * j));
     }
+    documents(room, now).first_columns(z);
     add_product(z, load_transposed<Rows64>(room.v[now], 0, own),
                 load_block<Rows16>(room.blocks + kAk * kBlockBytes));
     add_product(u, rounded(z), load_block<Rows16>(room.blocks + kM * kBlockBytes));
@@ -179,7 +198,11 @@ struct Wkv7ChunkBackKernel {
       add_product(du, behind[j], load_block<Rows64>(scaled + kB * kTokensBytes, 0, 16 * j));
       add_product(values, load_block<Rows64>(scaled + kK * kTokensBytes, 0, 16 * j), behind[j]);
     }
-    const Fragment dz_own = add_outputs(scaled, blocks, dy_own, du, adjoint);
+    const Documents<kPlain> starts = documents(room, now);
+    starts.last_columns(du);
+    starts.last_rows(values);
+    starts.stop(adjoint);
+    const Fragment dz_own = add_outputs(scaled, blocks, starts, dy_own, du, adjoint);
     store_block<Rows16>(room.dz, own, 0, dz_own);
     add_product(values, load_transposed<Rows16>(blocks + kRk * kBlockBytes), dy_own);
     add_product(values, load_transposed<Rows16>(blocks + kAk * kBlockBytes), dz_own);
@@ -204,7 +227,19 @@ struct Wkv7ChunkBackKernel {
       add_product(s, of_r ? of_tokens(room.dy[now], j) : of_values(room.dz, j),
                   with_k ? of_tokens(room.v[now], j) : of_values(room.u, j));
     }
-    store_block<Rows16>(room.dblocks + block * kBlockBytes, 0, 0, rounded(lower_triangle(s, of_r)));
+    s = lower_triangle(s, of_r);
+    documents(room, now).same(s);
+    store_block<Rows16>(room.dblocks + block * kBlockBytes, 0, 0, rounded(s));
+  }
+
+  RWKV_DEVICE static void keep_own_documents(const Documents<kPlain>& tokens, Gradients& g,
+                                             float (&columns)[2]) {
+    if (tokens.one()) return;
+    tokens.first_rows(g.of[kR]);
+    tokens.first_rows(g.of[kA]);
+    tokens.last_rows(g.of[kK]);
+    tokens.last_rows(g.of[kB]);
+    columns[0] = columns[1] = 0;
   }
 
   // What S and G give; the warp's columns.
@@ -227,6 +262,7 @@ struct Wkv7ChunkBackKernel {
                           high_half(state.x[i]) * high_half(adjoint.x[i]);
       }
     }
+    keep_own_documents(documents(room, now), g, columns);
     const Fragment k = read_own<Rows64>(room.scaled[now] + kK * kTokensBytes, 0, own);
     const Fragment b = read_own<Rows64>(room.scaled[now] + kB * kTokensBytes, 0, own);
     RWKV_UNROLL
@@ -349,32 +385,5 @@ struct Wkv7ChunkBackKernel {
     }
   }
 };
-
-template <bool kFolded>
-Wkv7ChunkBackKernel<kFolded> chunk_back(const Wkv7Backward& op) {
-  return {Wkv7Input<Bf16>(op.in),
-          op.s_saved.data,
-          in<float>(op.ds_out),
-          nullptr,
-          in<float>(op.m),
-          in<float>(op.c),
-          nullptr,
-          in<Bf16>(op.dy),
-          out<Bf16>(op.dr),
-          out<Bf16>(op.dk),
-          out<Bf16>(op.dv),
-          out<Bf16>(op.da),
-          out<Bf16>(op.db),
-          out<float>(op.dw_raw),
-          out<float>(op.ds_in)};
-}
-
-// With maps, tile after tile.
-inline void wkv7_folded_backward(const Stream& stream, const Wkv7Backward& op) {
-  auto kernel = chunk_back<true>(op);
-  const int64_t heads = kernel.in.batch * kernel.in.heads;
-  kernel.at_end = reinterpret_cast<float*>(device::scratch(stream, heads * kChunkSquare * 4));
-  device::launch(stream, {heads, kChunkThreads, sizeof(Wkv7ChunkBackKernel<true>::Room)}, kernel);
-}
 
 }  // namespace rwkv::cuda

@@ -19,15 +19,15 @@ enum class ChunkWay {
 };
 
 // What a block takes on, and where it leaves what it ends with.
-template <ChunkWay kWay>
+template <ChunkWay kWay, bool kPlain>
 struct Wkv7ChunkWayKernel {
   static constexpr int kBlockThreads = kChunkThreads, kBlocksPerSm = 4;
   static constexpr bool kBack = kWay == ChunkWay::kAdjoint;
 
   Wkv7Input<Bf16> in;
   int64_t first;             // kMap, kAdjoint: tile of the first blocks
-  const float* s_in;         // (B, H, N, N); nullptr: zero
-  const float* starts;       // kForward: states before tiles 1, 2 ...
+  const float* s_in;         // (B, H, N, N); nullptr: zero. kAdjoint: ds_out before an overlap
+  const float* edges;        // kForward: states before tiles 1, 2 ...
   const float *m_in, *b_in;  // kFolded
   float* at_start;           // kFolded: room for a state a head
   const Bf16* dy;            // kAdjoint
@@ -46,6 +46,7 @@ struct Wkv7ChunkWayKernel {
     float decay[3][kChunkHead];
     std::byte blocks[2][kBlocks * kBlockBytes];
     std::byte scratch[kInverseBytes];
+    uint32_t starts[3][kChunkThreads / kWarp];  // of the scaled chunks, for each warp
   };
 
   RWKV_DEVICE void operator()() const {
@@ -73,7 +74,11 @@ struct Wkv7ChunkWayKernel {
   }
   RWKV_DEVICE HeadTokens tokens_of(const Place& place) const {
     if (kWay == ChunkWay::kFolded) return HeadTokens(in, place.bh, 0, in.tokens);
-    return HeadTokens(in, place.bh, place.tile * in.tile, in.tile_end(place.tile));
+    return HeadTokens(in, place.bh, place.tile * in.tile, end_of(place.tile));
+  }
+  RWKV_DEVICE int64_t end_of(int64_t tile) const {
+    const int64_t end = in.tile_end(tile);
+    return !kPlain && kWay == ChunkWay::kMap && end > in.handed ? in.handed : end;
   }
   RWKV_DEVICE int64_t square(int64_t bh, int64_t tile) const {
     return (tile * in.batch * in.heads + bh) * kChunkSquare;
@@ -84,7 +89,7 @@ struct Wkv7ChunkWayKernel {
     const bool forward = kWay == ChunkWay::kForward || kWay == ChunkWay::kFolded;
     const float* from = !forward || s_in == nullptr ? nullptr : s_in + square(place.bh, 0);
     if (kWay == ChunkWay::kForward && place.tile > 0) {
-      from = starts + square(place.bh, place.tile - 1);
+      from = edges + square(place.bh, place.tile - 1);
     }
     read_state(from, state);
   }
@@ -97,26 +102,33 @@ struct Wkv7ChunkWayKernel {
     write_state(state, to + square(place.bh, each ? place.tile : 0));
   }
 
+  RWKV_DEVICE static Documents<kPlain> documents(const Room& room, int slot) {
+    return {kPlain ? 0u : room.starts[slot][warp_index()]};
+  }
+
   // Chunks in the order of the way: the i-th.
   RWKV_DEVICE static int chunk_at(int i, int chunks) { return kBack ? chunks - 1 - i : i; }
 
   RWKV_DEVICE void run(Room& room, const HeadTokens& head, bool of_map, Sums (&state)[4]) const {
     const int chunks = head.chunks();
-    fetch(room, head, 0, -1);
-    int slot = 0;  // of chunk i + 2 among three
+    int32_t start = fetch(room, head, 0, -1);  // of the chunk that is fetched
+    int slot = 0;                              // of chunk i + 2 among three
     for (int i = -2; i < chunks; ++i) {
       device::wait_copies<0>();
       device::sync_warp();
-      if (i + 2 < chunks) scale(room, head, chunk_at(i + 2, chunks), slot);
+      if (i + 2 < chunks) scale(room, head, chunk_at(i + 2, chunks), slot, start);
       device::sync_warp();
-      fetch(room, head, i + 3, i + 1);
+      start = fetch(room, head, i + 3, i + 1);
       const int next = slot == 0 ? 2 : slot - 1, now = slot == 2 ? 0 : slot + 1;
       if (i + 1 >= 0 && i + 1 < chunks) {
-        make_blocks(room.scaled[next], room.scratch, room.blocks[(i + 1) % 2]);
+        make_blocks(room.scaled[next], documents(room, next), room.scratch,
+                    room.blocks[(i + 1) % 2]);
       }
       if (i >= 0) {
         if (kWay == ChunkWay::kFolded) keep_tile_start(i, state);
         if constexpr (kBack) {
+          const bool joins = !kPlain && s_in != nullptr && chunk_at(i, chunks) == head.handed;
+          if (joins) add_state(s_in + square(this_block().bh, 0), state);
           step_back(room, i, now, state);
         } else {
           step(room, head, i, now, of_map, state);
@@ -153,9 +165,10 @@ struct Wkv7ChunkWayKernel {
   }
 
   // Operands of one chunk and values of another, by their place in the way. What is not needed is
-  // taken from what is.
-  RWKV_DEVICE void fetch(Room& room, const HeadTokens& head, int operands, int values) const {
+  // taken from what is. Returns own_start of the operands' chunk.
+  RWKV_DEVICE int32_t fetch(Room& room, const HeadTokens& head, int operands, int values) const {
     const int chunks = head.chunks();
+    int32_t start = 0;
     if (operands < chunks) {
       const OwnTokens own = head.own(chunk_at(operands, chunks));
       fetch_tokens(own, kWay == ChunkWay::kMap ? in.k : in.r, room.raw + kR * kTokensBytes);
@@ -163,15 +176,19 @@ struct Wkv7ChunkWayKernel {
       fetch_tokens(own, in.a, room.raw + kA * kTokensBytes);
       fetch_tokens(own, in.b, room.raw + kB * kTokensBytes);
       fetch_decays(own, in.w_raw, room.w_raw);
+      if (!kPlain) start = own_start(in, head, chunk_at(operands, chunks));
     }
     if (values >= 0 && values < chunks) {
       fetch_tokens(head.own(chunk_at(values, chunks)), kBack ? dy : in.v, room.v[values % 2]);
     }
     device::end_copy_group();
+    return start;
   }
 
-  RWKV_DEVICE static void scale(Room& room, const HeadTokens& head, int chunk, int slot) {
+  RWKV_DEVICE static void scale(Room& room, const HeadTokens& head, int chunk, int slot,
+                                int32_t start) {
     const Gammas g = scale_operands(room.raw, room.w_raw, head.own(chunk).count, room.scaled[slot]);
+    if (!kPlain) room.starts[slot][warp_index()] = device::warp_ballot(start != 0);
     if (lane_index() / 4 < 7) return;
     const int column = 16 * warp_index() + lane_index() % 4 * 4;
     *reinterpret_cast<Floats4*>(&room.decay[slot][column]) = {
@@ -182,6 +199,7 @@ struct Wkv7ChunkWayKernel {
                         Sums (&state)[4]) const {
     constexpr bool kMap = kWay == ChunkWay::kMap;
     const std::byte *scaled = room.scaled[slot], *blocks = room.blocks[c % 2];
+    const Documents<kPlain> tokens = documents(room, slot);
     Fragment before[4];
     RWKV_UNROLL
     for (int j = 0; j < 4; ++j) before[j] = rounded(state[j]);
@@ -197,19 +215,24 @@ struct Wkv7ChunkWayKernel {
     for (int j = 0; j < 4; ++j) {
       add_product(z, before[j], load_block<Rows64>(scaled + kA * kTokensBytes, 0, 16 * j));
     }
+    tokens.first_columns(z);
     add_product(z, v, load_block<Rows16>(blocks + kAk * kBlockBytes));
     add_product(u, rounded(z), load_block<Rows16>(blocks + kM * kBlockBytes));
-    const Fragment removed = rounded(u);
+    Fragment removed = rounded(u);
     if (!kMap) {
       Sums out = zero_sums();
       RWKV_UNROLL
       for (int j = 0; j < 4; ++j) {
         add_product(out, load_block<Rows64>(scaled + kR * kTokensBytes, 0, 16 * j), before[j]);
       }
+      tokens.first_rows(out);
       add_product(out, load_block<Rows16>(blocks + kRk * kBlockBytes), v);
       add_product(out, load_block<Rows16>(blocks + kRb * kBlockBytes), removed);
       write_tokens(rounded(out), head.own(c), y);
     }
+    tokens.stop(state);
+    tokens.last_columns(v);
+    tokens.last_columns(removed);
     RWKV_UNROLL
     for (int j = 0; j < 4; ++j) {
       add_product(state[j], v, load_transposed<Rows64>(scaled + kK * kTokensBytes, 0, 16 * j));
@@ -222,6 +245,7 @@ struct Wkv7ChunkWayKernel {
   // The i-th chunk of the way back (wkv7_chunk_backward.h).
   RWKV_DEVICE void step_back(const Room& room, int i, int slot, Sums (&adjoint)[4]) const {
     const std::byte *scaled = room.scaled[slot], *blocks = room.blocks[i % 2];
+    const Documents<kPlain> tokens = documents(room, slot);
     const Fragment dy_own = load_transposed<Rows64>(room.v[i % 2], 0, 16 * warp_index());
     Sums du = zero_sums();
     RWKV_UNROLL
@@ -230,7 +254,9 @@ struct Wkv7ChunkWayKernel {
       add_product(du, rounded(adjoint[j]),
                   load_block<Rows64>(scaled + kB * kTokensBytes, 0, 16 * j));
     }
-    add_outputs(scaled, blocks, dy_own, du, adjoint);
+    tokens.last_columns(du);
+    tokens.stop(adjoint);
+    add_outputs(scaled, blocks, tokens, dy_own, du, adjoint);
   }
 
   RWKV_DEVICE static void scale_columns(Sums& s, const float* by) {
@@ -244,20 +270,20 @@ struct Wkv7ChunkWayKernel {
 };
 
 // Everything empty but what the recurrence reads.
-template <ChunkWay kWay>
-Wkv7ChunkWayKernel<kWay> chunk_way(const Wkv7Input<Bf16>& in) {
+template <ChunkWay kWay, bool kPlain>
+Wkv7ChunkWayKernel<kWay, kPlain> chunk_way(const Wkv7Input<Bf16>& in) {
   return {in,      0,       nullptr, nullptr, nullptr, nullptr, nullptr,
           nullptr, nullptr, nullptr, nullptr, true,    nullptr};
 }
-template <ChunkWay kWay>
-void run_chunks(const Stream& stream, int64_t blocks, const Wkv7ChunkWayKernel<kWay>& kernel) {
-  using Room = typename Wkv7ChunkWayKernel<kWay>::Room;
-  device::launch(stream, {blocks, kChunkThreads, sizeof(Room)}, kernel);
+template <class Kernel>
+void run_chunks(const Stream& stream, int64_t blocks, const Kernel& kernel) {
+  device::launch(stream, {blocks, kChunkThreads, sizeof(typename Kernel::Room)}, kernel);
 }
 
 // With maps, tile after tile.
-inline void wkv7_folded_forward(const Stream& stream, const Wkv7Forward& op) {
-  auto kernel = chunk_way<ChunkWay::kFolded>(Wkv7Input<Bf16>(op.in));
+template <bool kPlain>
+void wkv7_folded_forward(const Stream& stream, const Wkv7Forward& op) {
+  auto kernel = chunk_way<ChunkWay::kFolded, kPlain>(Wkv7Input<Bf16>(op.in));
   const int64_t heads = kernel.in.batch * kernel.in.heads;
   kernel.s_in = in<float>(op.s_in);
   kernel.m_in = in<float>(op.m);
@@ -269,16 +295,18 @@ inline void wkv7_folded_forward(const Stream& stream, const Wkv7Forward& op) {
   run_chunks(stream, heads, kernel);
 }
 
-inline void wkv7_chunk_map(const Stream& stream, const Wkv7Map& op) {
-  auto kernel = chunk_way<ChunkWay::kMap>(Wkv7Input<Bf16>(op.in));
+template <bool kPlain>
+void wkv7_chunk_map(const Stream& stream, const Wkv7Map& op) {
+  auto kernel = chunk_way<ChunkWay::kMap, kPlain>(Wkv7Input<Bf16>(op.in));
   kernel.first = op.first;
   kernel.m = out<float>(op.m);
   kernel.s_out = out<float>(op.b);
   run_chunks(stream, 2 * (op.end - op.first) * kernel.in.batch * kernel.in.heads, kernel);
 }
 
-inline void wkv7_chunk_map_backward(const Stream& stream, const Wkv7MapBackward& op) {
-  auto kernel = chunk_way<ChunkWay::kAdjoint>(Wkv7Input<Bf16>(op.in));
+template <bool kPlain>
+void wkv7_chunk_map_backward(const Stream& stream, const Wkv7MapBackward& op) {
+  auto kernel = chunk_way<ChunkWay::kAdjoint, kPlain>(Wkv7Input<Bf16>(op.in));
   kernel.first = op.first;
   kernel.dy = in<Bf16>(op.dy);
   kernel.s_out = out<float>(op.c);

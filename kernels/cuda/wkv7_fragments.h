@@ -122,6 +122,29 @@ RWKV_DEVICE Fragment read_own(const std::byte* matrix, int row, int column) {
   return f;
 }
 
+// Rows or columns whose bits are set; zeros for the others.
+RWKV_DEVICE void keep_rows(Sums& s, uint32_t bits) {
+  RWKV_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    const int n = i / 4, h = i / 2 % 2, e = i % 2;
+    if ((bits >> (own_row() + 8 * h)) % 2 == 0) s.c[n][2 * h + e] = 0;
+  }
+}
+RWKV_DEVICE void keep_columns(Sums& s, uint32_t bits) {
+  RWKV_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    const int n = i / 4, h = i / 2 % 2, e = i % 2;
+    if ((bits >> (own_column() + 8 * n + e)) % 2 == 0) s.c[n][2 * h + e] = 0;
+  }
+}
+RWKV_DEVICE void keep_columns(Fragment& f, uint32_t bits) {
+  RWKV_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t own = bits >> (own_column() + i / 2 * 8);
+    f.x[i] &= (0u - own % 2) >> 16 | (0u - own / 2 % 2) << 16;
+  }
+}
+
 RWKV_DEVICE Fragment rounded_sum(const Sums& s, const Fragment& f) {
   Sums all = s;
   RWKV_UNROLL
@@ -144,6 +167,12 @@ RWKV_DEVICE void read_state(const float* from, Sums (&state)[4]) {
     state[j].c[n][2 * h] = x.x[0];
     state[j].c[n][2 * h + 1] = x.x[1];
   }
+}
+RWKV_DEVICE void add_state(const float* from, Sums (&state)[4]) {
+  Sums other[4];
+  read_state(from, other);
+  RWKV_UNROLL
+  for (int i = 0; i < 32; ++i) state[i / 8].c[i / 4 % 2][i % 4] += other[i / 8].c[i / 4 % 2][i % 4];
 }
 RWKV_DEVICE void write_state(const Sums (&state)[4], float* to) {
   RWKV_UNROLL

@@ -36,6 +36,7 @@ struct Wkv7Input {
   RWKV_DEVICE int64_t tile_end(int64_t i) const {
     return (i + 1) * tile < tokens ? (i + 1) * tile : tokens;
   }
+  RWKV_DEVICE bool overlaps() const { return handed < tokens; }
   RWKV_DEVICE bool starts_at(int64_t bh, int64_t t) const {
     return starts != nullptr && starts[bh / heads * tokens + t] != 0;
   }

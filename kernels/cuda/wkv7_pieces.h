@@ -101,20 +101,28 @@ inline Wkv7Input<Bf16> in_pieces(const Stream& stream, const Wkv7Sequence& in,
                           device::room(stream));
   return Wkv7Input<Bf16>(cut);
 }
+// Maps of pieces: they end where pieces end.
+template <bool kPlain>
+Wkv7ChunkWayKernel<ChunkWay::kMap, kPlain> piece_maps(const Wkv7Input<Bf16>& in) {
+  auto maps = chunk_way<ChunkWay::kMap, kPlain>(in);
+  maps.in.handed = in.tokens;
+  return maps;
+}
 
-inline void wkv7_chunk_forward(const Stream& stream, const Wkv7Forward& op) {
-  if (!op.m.empty()) return wkv7_folded_forward(stream, op);
+template <bool kPlain>
+void wkv7_chunk_forward(const Stream& stream, const Wkv7Forward& op) {
+  if (!op.m.empty()) return wkv7_folded_forward<kPlain>(stream, op);
   const Wkv7Input<Bf16> input = in_pieces(stream, op.in, kForwardPieces);
   const int64_t heads = input.batch * input.heads;
-  auto kernel = chunk_way<ChunkWay::kForward>(input);
+  auto kernel = chunk_way<ChunkWay::kForward, kPlain>(input);
   if (input.tiles > 1) {
     const PieceRoom room(stream, input);
-    auto maps = chunk_way<ChunkWay::kMap>(input);
+    auto maps = piece_maps<kPlain>(input);
     maps.m = room.m;
     maps.s_out = room.add;
     run_chunks(stream, 2 * (input.tiles - 1) * heads, maps);
     room.fold(stream, input, in<float>(op.s_in), false);
-    kernel.starts = room.edges;
+    kernel.edges = room.edges;
   }
   kernel.s_in = in<float>(op.s_in);
   kernel.y = out<Bf16>(op.y);
@@ -123,30 +131,61 @@ inline void wkv7_chunk_forward(const Stream& stream, const Wkv7Forward& op) {
   run_chunks(stream, input.tiles * heads, kernel);
 }
 
-inline void wkv7_chunk_backward(const Stream& stream, const Wkv7Backward& op) {
-  if (!op.m.empty()) return wkv7_folded_backward(stream, op);
+template <bool kFolded, bool kPlain>
+Wkv7ChunkBackKernel<kFolded, kPlain> chunk_back(const Wkv7Backward& op) {
+  return {Wkv7Input<Bf16>(op.in),
+          op.s_saved.data,
+          in<float>(op.ds_out),
+          nullptr,
+          in<float>(op.m),
+          in<float>(op.c),
+          nullptr,
+          in<Bf16>(op.dy),
+          out<Bf16>(op.dr),
+          out<Bf16>(op.dk),
+          out<Bf16>(op.dv),
+          out<Bf16>(op.da),
+          out<Bf16>(op.db),
+          out<float>(op.dw_raw),
+          out<float>(op.ds_in)};
+}
+
+// With maps, tile after tile.
+template <bool kPlain>
+void wkv7_folded_backward(const Stream& stream, const Wkv7Backward& op) {
+  auto kernel = chunk_back<true, kPlain>(op);
+  const int64_t heads = kernel.in.batch * kernel.in.heads;
+  kernel.at_end = reinterpret_cast<float*>(device::scratch(stream, heads * kChunkSquare * 4));
+  run_chunks(stream, heads, kernel);
+}
+
+// What is handed on before an overlap has its gradient join inside a piece, and nothing comes from
+// behind the last one.
+template <bool kPlain>
+void wkv7_chunk_backward(const Stream& stream, const Wkv7Backward& op) {
+  if (!op.m.empty()) return wkv7_folded_backward<kPlain>(stream, op);
   const Wkv7Input<Bf16> input = in_pieces(stream, op.in, kBackwardPieces);
   const int64_t heads = input.batch * input.heads;
-  auto kernel = chunk_back<false>(op);
+  auto kernel = chunk_back<false, kPlain>(op);
   kernel.in = input;
   if (input.tiles > 1) {
+    const bool overlaps = op.in.overlap > 0;
     const PieceRoom room(stream, input);
-    auto maps = chunk_way<ChunkWay::kMap>(input);
+    auto maps = piece_maps<kPlain>(input);
     maps.first = 1;
     maps.m = room.m;
     maps.both = false;
     run_chunks(stream, (input.tiles - 1) * heads, maps);
-    auto adjoints = chunk_way<ChunkWay::kAdjoint>(input);
+    auto adjoints = chunk_way<ChunkWay::kAdjoint, kPlain>(input);
     adjoints.first = 1;
+    adjoints.s_in = overlaps ? in<float>(op.ds_out) : nullptr;
     adjoints.dy = kernel.dy;
     adjoints.s_out = room.add;
     run_chunks(stream, (input.tiles - 1) * heads, adjoints);
-    room.fold(stream, input, in<float>(op.ds_out), true);
+    room.fold(stream, input, overlaps ? nullptr : in<float>(op.ds_out), true);
     kernel.ends = room.edges;
   }
-  device::launch(stream,
-                 {input.tiles * heads, kChunkThreads, sizeof(Wkv7ChunkBackKernel<false>::Room)},
-                 kernel);
+  run_chunks(stream, input.tiles * heads, kernel);
 }
 
 }  // namespace rwkv::cuda

@@ -121,6 +121,55 @@ TEST(SequenceParity, OfTheCudaKernelsOnTheEmulator) {
   }
 }
 
+// Heads of 64 in bf16, as the kernels in chunks take them.
+SequenceCase case_in_chunks(const std::vector<int64_t>& starts, int64_t tokens) {
+  SequenceCase c = case_with(starts, tokens);
+  c.config.layers = 1;
+  c.config.width = c.config.head_size = 64;
+  c.config = resolve_model(c.config, c.config.vocab);
+  return c;
+}
+
+// Of the overlaps 16 is handed on between chunks, 5 by a first segment inside of one.
+TEST(SequenceParity, InChunksOnTheEmulator) {
+  const ModelRun how{emulator_backend(), kHalf, false, 1, 1e-4};
+  const SequenceCase c = case_in_chunks({13, 40}, 70);
+  const SequenceResults want = run_whole(how, c);
+  for (const SequenceLayout& layout :
+       {SequenceLayout{3, 32, 0, "gather", "all", 16}, SequenceLayout{2, 32, 16, "ring", "all"},
+        SequenceLayout{1, 32, 5, "ring", "sqrt"}}) {
+    const Worst got = compare(run_in_segments(how, c, layout), want);
+    EXPECT_LE(got.all, tolerance::kSegmentsBf16) << to_string(layout);
+    EXPECT_LE(got.distance, tolerance::kBf16TensorGradient)
+        << got.name << ": " << to_string(layout);
+  }
+}
+
+// Half the bytes where every segment of a rank runs in chunks.
+TEST(SequenceMemory, StatesAreBf16WhereTheRecurrenceRunsInChunks) {
+  const SequenceCase c = case_in_chunks({}, 70);
+  const Model model(c.config);
+  const auto bytes = [&](int64_t overlap, DType compute) {
+    int64_t sum = 0;
+    run_local(1, [&](Communicator& ranks) {
+      SequencePlan plan;
+      plan.model = {kHalf, SequenceCase::kBatch, c.tokens, 1};
+      plan.model.precision.compute = compute;
+      plan.segments = plan_segments(c.tokens, 1, 32, overlap, 0);
+      const SequenceRunner runner(model, plan, ranks, emulator_backend(), false);
+      for (const Arena::Entry& e : runner.entries()) {
+        if (e.name == "states") sum += e.bytes;
+      }
+    });
+    return sum;
+  };
+  const int64_t elements = c.config.layers * SequenceCase::kBatch * 64 * 64;
+  EXPECT_EQ(bytes(0, DType::kBF16), elements * 2 * 2);   // 32 tokens
+  EXPECT_EQ(bytes(16, DType::kBF16), elements * 3 * 2);  // 48
+  EXPECT_EQ(bytes(5, DType::kBF16), elements * 3 * 4);   // 37
+  EXPECT_EQ(bytes(0, DType::kF32), elements * 2 * 4);
+}
+
 TEST(SequenceParity, FoldedOverTiles) {
   for (const auto& starts : starts_around(8)) {
     const SequenceCase c = case_with(starts);
