@@ -131,7 +131,7 @@ void embedding_backward(const Stream& stream, const EmbeddingBackward& op) {
   const int64_t width = op.dtable.sum.shape[1], rows = op.tokens.elements();
   const int32_t* tokens = op.tokens.as<int32_t>();
   const T* dout = op.dout.as<T>();
-  for_blocks(stream, width, kColumnBlock, [&](int64_t begin, int64_t end) {
+  for_blocks(stream, width, channels_a_thread(stream, width), [&](int64_t begin, int64_t end) {
     for (int64_t r = 0; r < rows; ++r) {
       add_partials(op.dtable, tokens[r] * width + begin, dout + r * width + begin, end - begin);
     }

@@ -50,9 +50,12 @@ void layer_norm_backward(const Stream& stream, const LayerNormBackward& op) {
   const float* rstds = op.rstd.as<float>();
   T* dx = op.dx.as<T>();
   const float inverse = 1.0f / static_cast<float>(width);
-  for_blocks(stream, width, kColumnBlock, [&](int64_t begin, int64_t end) {
+  for_blocks(stream, width, channels_a_thread(stream, width), [&](int64_t begin, int64_t end) {
+    float dweight[kMostChannels], dbias[kMostChannels];
     for (int64_t r = 0; r < rows;) {
-      float dweight[kColumnBlock] = {}, dbias[kColumnBlock] = {};
+      const size_t bytes = static_cast<size_t>(end - begin) * sizeof(float);
+      std::memset(dweight, 0, bytes);
+      std::memset(dbias, 0, bytes);
       for (const int64_t behind = op.leaves.end(r, rows); r < behind; ++r) {
         const float mean = means[r], rstd = rstds[r];
         const T *row = x + r * width + begin, *g_row = dout + r * width + begin;

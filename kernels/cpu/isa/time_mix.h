@@ -1,5 +1,5 @@
-// Time mix around the recurrence, head by head. Backward passes give whole heads to threads, so
-// that parameter gradients are added up in row order whatever the number of threads.
+// Time mix around the recurrence. Backward passes give whole heads to threads, so that parameter
+// gradients are added up in row order whatever the number of threads.
 #pragma once
 
 #include <cmath>
@@ -65,98 +65,120 @@ void time_mix_in_forward(const Stream& stream, const TimeMixInForward& op) {
   });
 }
 
-// The value residual of one head over all rows.
+// The sums over a leaf's tokens that a thread's heads give to N parameters.
+template <int N>
+struct HeadSums {
+  float of[N][kMostChannels] = {};
+
+  // Adds them to the parameters' gradients, whose channels begin at `first`; and starts again.
+  void flush(const TokenSum* const (&to)[N], int64_t first, int64_t channels) {
+    for (int i = 0; i < N; ++i) {
+      if (!to[i]->empty()) add_partials(*to[i], first, of[i], channels);
+    }
+    for (float(&sum)[kMostChannels] : of) {
+      std::memset(sum, 0, static_cast<size_t>(channels) * sizeof(float));
+    }
+  }
+};
+
 template <class T>
-void value_residual_backward(const TimeMixInBackward& op, int64_t head) {
-  const int64_t width = op.a0.elements(), rows = op.key.elements() / width, n = op.head_size;
-  const T *gate = op.value_gate.as<T>(), *value = op.value.as<T>(), *first = op.v_first.as<T>();
-  const T* dv = op.dv.as<T>();
-  const float* v0 = op.v0.as<float>();
-  T *dgate = op.dvalue_gate.as<T>(), *dvalue = op.dvalue.as<T>();
-  float* dfirst = op.dv_first.as<float>();
-  float dv0[kMaxHead] = {};
-  int64_t behind = op.leaves.end(0, rows);
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t o = r * width + head;
+class TimeMixInBack {
+ public:
+  enum : int { kW0, kA0, kKk, kKa, kV0, kSums };
+
+  explicit TimeMixInBack(const TimeMixInBackward& op) : op_(op), n_(op.head_size) {}
+
+  // Channels [begin, end), whole heads, of all rows.
+  void run(int64_t begin, int64_t end) {
+    const int64_t width = op_.a0.elements(), rows = op_.key.elements() / width;
+    int64_t behind = op_.leaves.end(0, rows);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t head = begin; head < end; head += n_) {
+        value_row(r * width + head, head, head - begin);
+        key_row(r * width + head, head, head - begin);
+      }
+      if (r + 1 < behind) continue;
+      sums_.flush({&op_.dw0, &op_.da0, &op_.dk_k, &op_.dk_a, &op_.dv0}, begin, end - begin);
+      if (behind < rows) behind = op_.leaves.end(behind, rows);
+    }
+  }
+
+ private:
+  // The value residual of a row of a head: elements from o on, parameters from `head` on.
+  [[gnu::always_inline]] void value_row(int64_t o, int64_t head, int64_t in_sums) {
+    const T *gate = op_.value_gate.as<T>(), *dv = op_.dv.as<T>();
+    T* dvalue = op_.dvalue.as<T>() + o;
+    float* dfirst = op_.dv_first.as<float>() + o;
+    dv += o;
     if (gate == nullptr) {
 #pragma omp simd
-      for (int64_t c = 0; c < n; ++c) store(dvalue[o + c], load(dv[o + c]) + dfirst[o + c]);
-      continue;
+      for (int64_t c = 0; c < n_; ++c) store(dvalue[c], load(dv[c]) + dfirst[c]);
+      return;
     }
+    gate += o;
+    const T *value = op_.value.as<T>() + o, *first = op_.v_first.as<T>() + o;
+    const float* v0 = op_.v0.as<float>() + head;
+    T* dgate = op_.dvalue_gate.as<T>() + o;
+    float* dv0 = sums_.of[kV0] + in_sums;
 #pragma omp simd
-    for (int64_t c = 0; c < n; ++c) {
-      const float mix = sigmoid(v0[head + c] + load(gate[o + c])), d = load(dv[o + c]);
-      const float dmix = d * (load(first[o + c]) - load(value[o + c])) * mix * (1.0f - mix);
-      store(dvalue[o + c], d * (1.0f - mix));
-      dfirst[o + c] += d * mix;
-      store(dgate[o + c], dmix);
+    for (int64_t c = 0; c < n_; ++c) {
+      const float mix = sigmoid(v0[c] + load(gate[c])), d = load(dv[c]);
+      const float dmix = d * (load(first[c]) - load(value[c])) * mix * (1.0f - mix);
+      store(dvalue[c], d * (1.0f - mix));
+      dfirst[c] += d * mix;
+      store(dgate[c], dmix);
       dv0[c] += dmix;
     }
-    if (r + 1 < behind) continue;
-    add_partials(op.dv0, head, dv0, n);
-    std::memset(dv0, 0, sizeof dv0);
-    if (behind < rows) behind = op.leaves.end(behind, rows);
   }
-}
 
-// Decay, in-context learning rate and key of one head over all rows.
-template <class T>
-void key_backward(const TimeMixInBackward& op, int64_t head) {
-  const int64_t width = op.a0.elements(), rows = op.key.elements() / width, n = op.head_size;
-  const T *iclr = op.iclr.as<T>(), *key = op.key.as<T>(), *dk = op.dk.as<T>();
-  const T *da = op.da.as<T>(), *db = op.db.as<T>();
-  const float *a0 = op.a0.as<float>() + head, *k_k = op.k_k.as<float>() + head;
-  const float *k_a = op.k_a.as<float>() + head, *dw_raw = op.dw_raw.as<float>();
-  T *diclr = op.diclr.as<T>(), *dkey = op.dkey.as<T>(), *ddecay = op.ddecay.as<T>();
-  float dw0[kMaxHead] = {}, da0[kMaxHead] = {}, dk_k[kMaxHead] = {}, dk_a[kMaxHead] = {};
-  int64_t behind = op.leaves.end(0, rows);
-  float rates[kMaxHead], kappas[kMaxHead], dkappas[kMaxHead];
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t o = r * width + head;
+  // Decay, in-context learning rate and key.
+  [[gnu::always_inline]] void key_row(int64_t o, int64_t head, int64_t in_sums) {
+    const T *iclr = op_.iclr.as<T>() + o, *key = op_.key.as<T>() + o, *dk = op_.dk.as<T>() + o;
+    const T *da = op_.da.as<T>() + o, *db = op_.db.as<T>() + o;
+    const float *a0 = op_.a0.as<float>() + head, *k_k = op_.k_k.as<float>() + head;
+    const float *k_a = op_.k_a.as<float>() + head, *dw_raw = op_.dw_raw.as<float>() + o;
+    T *diclr = op_.diclr.as<T>() + o, *dkey = op_.dkey.as<T>() + o;
+    float *dw0 = sums_.of[kW0] + in_sums, *da0 = sums_.of[kA0] + in_sums;
+    float *dk_k = sums_.of[kKk] + in_sums, *dk_a = sums_.of[kKa] + in_sums;
+    float rates[kMaxHead], kappas[kMaxHead], dkappas[kMaxHead];
     float keeps, along = 0;
-    const float inverse = inverse_norm(key + o, k_k, n, &keeps);
+    const float inverse = inverse_norm(key, k_k, n_, &keeps);
 #pragma omp simd reduction(+ : along)
-    for (int64_t c = 0; c < n; ++c) {
-      rates[c] = sigmoid(a0[c] + load(iclr[o + c]));
-      kappas[c] = load(key[o + c]) * k_k[c] * inverse;
-      dkappas[c] = load(db[o + c]) * rates[c] - load(da[o + c]);
+    for (int64_t c = 0; c < n_; ++c) {
+      rates[c] = sigmoid(a0[c] + load(iclr[c]));
+      kappas[c] = load(key[c]) * k_k[c] * inverse;
+      dkappas[c] = load(db[c]) * rates[c] - load(da[c]);
       along += kappas[c] * dkappas[c];
     }
     along *= keeps;  // a clipped norm does not depend on the key
 #pragma omp simd
-    for (int64_t c = 0; c < n; ++c) {
-      const float x = load(key[o + c]), d = load(dk[o + c]), rate = rates[c];
+    for (int64_t c = 0; c < n_; ++c) {
+      const float x = load(key[c]), d = load(dk[c]), rate = rates[c];
       const float dscaled = (dkappas[c] - kappas[c] * along) * inverse;
-      const float drate = d * x * k_a[c] + load(db[o + c]) * kappas[c];
+      const float drate = d * x * k_a[c] + load(db[c]) * kappas[c];
       const float dpre = drate * rate * (1.0f - rate);
-      store(diclr[o + c], dpre);
-      store(dkey[o + c], d * (1.0f + (rate - 1.0f) * k_a[c]) + dscaled * k_k[c]);
+      store(diclr[c], dpre);
+      store(dkey[c], d * (1.0f + (rate - 1.0f) * k_a[c]) + dscaled * k_k[c]);
       da0[c] += dpre;
-      dw0[c] += dw_raw[o + c];
+      dw0[c] += dw_raw[c];
       dk_k[c] += dscaled * x;
       dk_a[c] += d * x * (rate - 1.0f);
     }
-    if (ddecay != nullptr) {
+    if (op_.ddecay.empty()) return;
+    T* ddecay = op_.ddecay.as<T>() + o;
 #pragma omp simd
-      for (int64_t c = 0; c < n; ++c) store(ddecay[o + c], dw_raw[o + c]);
-    }
-    if (r + 1 < behind) continue;
-    add_partials(op.dw0, head, dw0, n);
-    add_partials(op.da0, head, da0, n);
-    add_partials(op.dk_k, head, dk_k, n);
-    add_partials(op.dk_a, head, dk_a, n);
-    for (float* sum : {dw0, da0, dk_k, dk_a}) std::memset(sum, 0, kMaxHead * sizeof(float));
-    if (behind < rows) behind = op.leaves.end(behind, rows);
+    for (int64_t c = 0; c < n_; ++c) store(ddecay[c], dw_raw[c]);
   }
-}
+
+  const TimeMixInBackward& op_;
+  const int64_t n_;
+  HeadSums<kSums> sums_;
+};
 
 template <class T>
 void time_mix_in_backward(const Stream& stream, const TimeMixInBackward& op) {
-  const int64_t n = op.head_size;
-  for_blocks(stream, op.a0.elements(), n, [&](int64_t head, int64_t) {
-    value_residual_backward<T>(op, head);
-    key_backward<T>(op, head);
-  });
+  for_blocks(stream, op.a0.elements(), channels_a_thread(stream, op.a0.elements(), op.head_size),
+             [&](int64_t begin, int64_t end) { TimeMixInBack<T>(op).run(begin, end); });
 }
 
 template <class T>
@@ -201,38 +223,54 @@ void time_mix_out_forward(const Stream& stream, const TimeMixOutForward& op) {
 }
 
 template <class T>
-void time_mix_out_backward_head(const TimeMixOutBackward& op, int64_t head) {
-  const int64_t width = op.ln_weight.elements(), rows = op.y.elements() / width;
-  const int64_t n = op.head_size;
-  const T *y = op.y.as<T>(), *r = op.r.as<T>(), *k = op.k.as<T>(), *v = op.v.as<T>();
-  const T *g = op.g.as<T>(), *dz = op.dz.as<T>();
-  const float *weight = op.ln_weight.as<float>() + head, *bias = op.ln_bias.as<float>() + head;
-  const float* r_k = op.r_k.as<float>() + head;
-  T *dy = op.dy.as<T>(), *dr = op.dr.as<T>(), *dk = op.dk.as<T>(), *dv = op.dv.as<T>();
-  T *dg = op.dg.as<T>(), *z = op.z.as<T>();
-  float dweight[kMaxHead] = {}, dbias[kMaxHead] = {}, dr_k[kMaxHead] = {};
-  int64_t behind = op.leaves.end(0, rows);
-  const float inverse = 1.0f / static_cast<float>(n);
-  float normed[kMaxHead], through[kMaxHead];
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t o = row * width + head;
+class TimeMixOutBack {
+ public:
+  enum : int { kWeight, kBias, kBonus, kSums };
+
+  explicit TimeMixOutBack(const TimeMixOutBackward& op) : op_(op), n_(op.head_size) {}
+
+  // Channels [begin, end), whole heads, of all rows.
+  void run(int64_t begin, int64_t end) {
+    const int64_t width = op_.ln_weight.elements(), rows = op_.y.elements() / width;
+    int64_t behind = op_.leaves.end(0, rows);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t head = begin; head < end; head += n_) row(r * width + head, head, head - begin);
+      if (r + 1 < behind) continue;
+      sums_.flush({&op_.dln_weight, &op_.dln_bias, &op_.dr_k}, begin, end - begin);
+      if (behind < rows) behind = op_.leaves.end(behind, rows);
+    }
+  }
+
+ private:
+  // A row of a head: elements from o on, parameters from `head` on.
+  [[gnu::always_inline]] void row(int64_t o, int64_t head, int64_t in_sums) {
+    const T *y = op_.y.as<T>() + o, *r = op_.r.as<T>() + o, *k = op_.k.as<T>() + o;
+    const T *v = op_.v.as<T>() + o, *g = op_.g.as<T>() + o, *dz = op_.dz.as<T>() + o;
+    const float *weight = op_.ln_weight.as<float>() + head, *bias = op_.ln_bias.as<float>() + head;
+    const float* r_k = op_.r_k.as<float>() + head;
+    T *dy = op_.dy.as<T>() + o, *dr = op_.dr.as<T>() + o, *dk = op_.dk.as<T>() + o;
+    T *dv = op_.dv.as<T>() + o, *dg = op_.dg.as<T>() + o;
+    float *dweight = sums_.of[kWeight] + in_sums, *dbias = sums_.of[kBias] + in_sums;
+    float* dr_k = sums_.of[kBonus] + in_sums;
+    float normed[kMaxHead], through[kMaxHead];
     float mean, rstd, bonus = 0, dbonus = 0, sum_g = 0, sum_gn = 0;
-    head_statistics(y + o, n, static_cast<float>(op.eps), &mean, &rstd);
+    head_statistics(y, n_, static_cast<float>(op_.eps), &mean, &rstd);
 #pragma omp simd reduction(+ : bonus)
-    for (int64_t c = 0; c < n; ++c) bonus += load(r[o + c]) * load(k[o + c]) * r_k[c];
-    if (z != nullptr) {
+    for (int64_t c = 0; c < n_; ++c) bonus += load(r[c]) * load(k[c]) * r_k[c];
+    if (!op_.z.empty()) {
+      T* z = op_.z.as<T>() + o;
 #pragma omp simd
-      for (int64_t c = 0; c < n; ++c) {
-        const float x = (load(y[o + c]) - mean) * rstd * weight[c] + bias[c];
-        store(z[o + c], (x + bonus * load(v[o + c])) * load(g[o + c]));
+      for (int64_t c = 0; c < n_; ++c) {
+        const float x = (load(y[c]) - mean) * rstd * weight[c] + bias[c];
+        store(z[c], (x + bonus * load(v[c])) * load(g[c]));
       }
     }
 #pragma omp simd reduction(+ : dbonus, sum_g, sum_gn)
-    for (int64_t c = 0; c < n; ++c) {
-      const float x = (load(y[o + c]) - mean) * rstd, value = load(v[o + c]);
-      const float d_out = load(dz[o + c]), d = d_out * load(g[o + c]);
-      store(dg[o + c], d_out * (x * weight[c] + bias[c] + bonus * value));
-      store(dv[o + c], d * bonus);
+    for (int64_t c = 0; c < n_; ++c) {
+      const float x = (load(y[c]) - mean) * rstd, value = load(v[c]);
+      const float d_out = load(dz[c]), d = d_out * load(g[c]);
+      store(dg[c], d_out * (x * weight[c] + bias[c] + bonus * value));
+      store(dv[c], d * bonus);
       dweight[c] += d * x;
       dbias[c] += d;
       normed[c] = x;
@@ -241,28 +279,28 @@ void time_mix_out_backward_head(const TimeMixOutBackward& op, int64_t head) {
       sum_g += d * weight[c];
       sum_gn += d * weight[c] * x;
     }
+    const float inverse = 1.0f / static_cast<float>(n_);
     const float mean_g = sum_g * inverse, mean_gn = sum_gn * inverse;
 #pragma omp simd
-    for (int64_t c = 0; c < n; ++c) {
-      const float receptance = load(r[o + c]), key = load(k[o + c]);
-      store(dy[o + c], rstd * (through[c] - mean_g - normed[c] * mean_gn));
-      store(dr[o + c], dbonus * key * r_k[c]);
-      store(dk[o + c], dbonus * receptance * r_k[c]);
+    for (int64_t c = 0; c < n_; ++c) {
+      const float receptance = load(r[c]), key = load(k[c]);
+      store(dy[c], rstd * (through[c] - mean_g - normed[c] * mean_gn));
+      store(dr[c], dbonus * key * r_k[c]);
+      store(dk[c], dbonus * receptance * r_k[c]);
       dr_k[c] += dbonus * receptance * key;
     }
-    if (row + 1 < behind) continue;
-    add_partials(op.dln_weight, head, dweight, n);
-    add_partials(op.dln_bias, head, dbias, n);
-    add_partials(op.dr_k, head, dr_k, n);
-    for (float* sum : {dweight, dbias, dr_k}) std::memset(sum, 0, kMaxHead * sizeof(float));
-    if (behind < rows) behind = op.leaves.end(behind, rows);
   }
-}
+
+  const TimeMixOutBackward& op_;
+  const int64_t n_;
+  HeadSums<kSums> sums_;
+};
 
 template <class T>
 void time_mix_out_backward(const Stream& stream, const TimeMixOutBackward& op) {
-  for_blocks(stream, op.ln_weight.elements(), op.head_size,
-             [&](int64_t head, int64_t) { time_mix_out_backward_head<T>(op, head); });
+  for_blocks(stream, op.ln_weight.elements(),
+             channels_a_thread(stream, op.ln_weight.elements(), op.head_size),
+             [&](int64_t begin, int64_t end) { TimeMixOutBack<T>(op).run(begin, end); });
 }
 
 }  // namespace rwkv::cpu::RWKV_ISA

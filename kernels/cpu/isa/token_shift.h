@@ -118,8 +118,8 @@ template <class T>
 void token_shift_mix_gradients(const TokenShiftBackward& op, int64_t begin, int64_t end) {
   const int64_t width = op.u.shape[2], rows = op.u.shape[0] * op.u.shape[1];
   const T* u = op.u.as<T>();
-  float difference[kColumnBlock];
-  float dmix[kMaxMixes][kColumnBlock] = {};
+  float difference[kMostChannels];
+  float dmix[kMaxMixes][kMostChannels] = {};
   int64_t behind = op.leaves.end(0, rows);
   for (int64_t r = 0; r < rows; ++r) {
     const T* now = u + r * width;
@@ -149,14 +149,14 @@ void token_shift_backward(const Stream& stream, const TokenShiftBackward& op) {
   read_mixes<T>(op, g, mix);
   T* du = op.du.as<T>();
   const float* from_right = op.dhalo_out.as<float>();
-  for_blocks(stream, width, kColumnBlock,
+  const int64_t channels = channels_a_thread(stream, width);
+  for_blocks(stream, width, channels,
              [&](int64_t begin, int64_t end) { token_shift_mix_gradients<T>(op, begin, end); });
-  for_blocks(stream, width, kColumnBlock, [&](int64_t begin, int64_t end) {
+  for_blocks(stream, width, channels, [&](int64_t begin, int64_t end) {
     for (int64_t b = 0; b < batch; ++b) {
-      float carried[kColumnBlock] = {};
+      float carried[kMostChannels] = {}, own[kMostChannels], left[kMostChannels];
       for (int64_t t = tokens - 1; t >= 0; --t) {
         const int64_t row = (b * tokens + t) * width;
-        float own[kColumnBlock], left[kColumnBlock];
         split_gradient<T>(g, mix, op.mixes, row, begin, end, own, left);
         if (from_right != nullptr && t == op.at) {
           for (int64_t c = begin; c < end; ++c) carried[c - begin] += from_right[b * width + c];
@@ -166,7 +166,9 @@ void token_shift_backward(const Stream& stream, const TokenShiftBackward& op) {
           store(du[row + c], own[c - begin] + carried[c - begin]);
           carried[c - begin] = left[c - begin];
         }
-        if (starts_at(op.starts, b * tokens + t)) std::memset(carried, 0, sizeof carried);
+        if (starts_at(op.starts, b * tokens + t)) {
+          std::memset(carried, 0, static_cast<size_t>(end - begin) * sizeof(float));
+        }
       }
     }
   });
