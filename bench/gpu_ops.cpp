@@ -51,7 +51,16 @@ void products(Bench& bench) {
   product(bench, 2048, 2048, 65536);
 }
 
-void recurrence(Bench& bench, int64_t batch, int64_t heads, int64_t tokens) {
+// Numbers of the host in the backend's memory.
+Tensor upload(Bench& bench, const std::vector<int32_t>& values, const Shape& shape) {
+  const Tensor room = bench.tensor(DType::kF32, shape, 0);  // of the same size
+  const Tensor to{room.data, DType::kI32, shape};
+  copy(*bench.ops().memory, bench.stream(), to, view_of(values.data(), shape));
+  return to;
+}
+
+// document: tokens from one document's start to the next; 0: none starts.
+void recurrence(Bench& bench, int64_t batch, int64_t heads, int64_t tokens, int64_t document = 0) {
   constexpr int64_t kHead = 64;
   const Shape shape{batch, tokens, heads, kHead};
   const auto half = [&](float scale) { return bench.tensor(DType::kBF16, shape, scale); };
@@ -62,7 +71,12 @@ void recurrence(Bench& bench, int64_t batch, int64_t heads, int64_t tokens) {
   const Tensor saved = bench.tensor(
       DType::kF32, {batch, heads, wkv7_saved_states(tokens), kHead, wkv7_state_stride(kHead)}, 0);
   const Tensor scratch = bench.tensor(DType::kF32, {256, wkv7_backward_scratch(kHead)}, 0);
-  const Wkv7Sequence in{.r = r, .k = k, .v = v, .a = a, .b = b, .w_raw = w};
+  Wkv7Sequence in{.r = r, .k = k, .v = v, .a = a, .b = b, .w_raw = w};
+  if (document > 0) {
+    std::vector<int32_t> starts(static_cast<size_t>(batch * tokens));
+    for (size_t i = 0; i < starts.size(); i += static_cast<size_t>(document)) starts[i] = 1;
+    in.starts = upload(bench, starts, {batch, tokens});
+  }
   const double forward = bench.seconds([&] {
     bench.ops().wkv7_forward(bench.stream(),
                              {.in = in, .s_in = {}, .y = y, .s_out = {}, .s_saved = saved});
@@ -82,9 +96,10 @@ void recurrence(Bench& bench, int64_t batch, int64_t heads, int64_t tokens) {
                                                .scratch = scratch});
   });
   fmt::print(
-      "({}, {} heads, {}):  forward {:.3f} ms  backward {:.3f} ms  both {:.3f} ms, {:.1f} ps an "
+      "({}, {} heads, {}){}:  forward {:.3f} ms  backward {:.3f} ms  both {:.3f} ms, {:.1f} ps an "
       "element\n",
-      batch, heads, tokens, 1e3 * forward, 1e3 * backward, 1e3 * (forward + backward),
+      batch, heads, tokens, document > 0 ? " with documents" : "", 1e3 * forward, 1e3 * backward,
+      1e3 * (forward + backward),
       1e12 * (forward + backward) / static_cast<double>(shape.elements()));
   std::fflush(stdout);
   bench.clear();
@@ -144,11 +159,9 @@ void attention(Bench& bench, int64_t heads, int64_t key_heads, int64_t tokens, i
   const Tensor delta = bench.tensor(DType::kF32, {1, tokens, heads}, 0);
   std::vector<int32_t> places(static_cast<size_t>(tokens));
   std::iota(places.begin(), places.end(), 0);
-  const Tensor positions = bench.tensor(DType::kF32, {1, tokens}, 0);  // of the same size
-  const Tensor as_int{positions.data, DType::kI32, positions.shape};
-  copy(*bench.ops().memory, bench.stream(), as_int, view_of(places.data(), {1, tokens}));
+  const Tensor positions = upload(bench, places, {1, tokens});
   const AttentionInput in{
-      .q = q, .k = k, .v = v, .positions = as_int, .window = window, .scale = 0.125};
+      .q = q, .k = k, .v = v, .positions = positions, .window = window, .scale = 0.125};
   const double forward = bench.seconds([&] {
     bench.ops().attention_forward(bench.stream(), {in, y, lse});
   });
@@ -158,8 +171,8 @@ void attention(Bench& bench, int64_t heads, int64_t key_heads, int64_t tokens, i
         {.in = in, .y = y, .dy = dy, .lse = lse, .dq = dq, .dk = dk, .dv = dv, .delta = delta});
   });
   const int64_t seen = window == 0 ? tokens : std::min(window, tokens);
-  const double scores =
-      static_cast<double>(heads) * static_cast<double>(seen * tokens - seen * (seen - 1) / 2);
+  const int64_t unseen = seen * (seen - 1) / 2;
+  const double scores = static_cast<double>(heads) * static_cast<double>(seen * tokens - unseen);
   fmt::print(
       "attention {} of {} heads, {} tokens, window {}: forward {:.3f} ms, {:.1f} TFLOP/s; "
       "backward {:.3f} ms, {:.1f} TFLOP/s\n",
@@ -186,6 +199,7 @@ void run(const std::string& backend, const std::string& what) {
   }
   if (what == "norm" || what == "elements") return;
   recurrence(bench, 8, 64, 4096);
+  recurrence(bench, 8, 64, 4096, 700);
   recurrence(bench, 4, 32, 4096);
   recurrence(bench, 4, 12, 4096);
   recurrence(bench, 1, 12, 16384);

@@ -88,8 +88,7 @@ Totals run(const EvalArguments& arguments, const EvalJob& job, Communicator& ran
   Evaluator::Visit add = [&](int64_t first, int64_t count, const SequenceRunner::Result& result) {
     dump->add(first, count, result);
   };
-  const Totals totals =
-      evaluator.run(loaded.pass(), *loaded.store, place, ranks, add, dump->logits());
+  Totals totals = evaluator.run(loaded.pass(), *loaded.store, place, ranks, add, dump->logits());
   dump->commit();
   return totals;
 }

@@ -58,7 +58,8 @@ Traffic plan_traffic(const SequencePlan& plan, const ExchangeLayout& layout, int
   const LayerBytes bytes{kind, layout, all.ranks};
   const int64_t in_a_row = exchange_latency(kind, all.ranks);
   const int64_t again = plan.handing.gradient ? (plan.blocks() - 1) * plan.block() : 0;
-  const int64_t node_begin = rank / kind.node * kind.node, node_end = node_begin + kind.node;
+  const int64_t node_begin = int64_t{rank} / kind.node * kind.node,
+                node_end = node_begin + kind.node;
   for (int64_t group = 0; group < all.groups(); ++group) {
     const auto segment = all.at(group, rank);
     const bool first_group = group == 0 && !plan.enters;

@@ -179,7 +179,7 @@ std::string Trainer::product_choices() const {
 
 std::string Trainer::take_product_choices(const std::string& text) {
   if (machine_.ops->choices == nullptr) return "products have one algorithm here";
-  const std::string why = machine_.ops->choices->read(text);
+  std::string why = machine_.ops->choices->read(text);
   if (ranks_.min(why.empty() ? 1 : 0) == 1) {
     chooses_ = false;
   } else if (why.empty()) {

@@ -25,7 +25,8 @@ namespace rwkv::cuda {
 // block a tile and head.
 template <bool kFolded, bool kPlain>
 struct Wkv7ChunkBackKernel {
-  static constexpr int kBlockThreads = kChunkThreads, kBlocksPerSm = 3;
+  static constexpr int kBlockThreads = kChunkThreads,
+                       kBlocksPerSm = device::kMuchSharedMemory ? 3 : 2;
 
   Wkv7Input<Bf16> in;
   const std::byte* saved;

@@ -21,7 +21,8 @@ enum class ChunkWay {
 // What a block takes on, and where it leaves what it ends with.
 template <ChunkWay kWay, bool kPlain>
 struct Wkv7ChunkWayKernel {
-  static constexpr int kBlockThreads = kChunkThreads, kBlocksPerSm = 4;
+  static constexpr int kBlockThreads = kChunkThreads,
+                       kBlocksPerSm = device::kMuchSharedMemory ? 4 : 3;
   static constexpr bool kBack = kWay == ChunkWay::kAdjoint;
 
   Wkv7Input<Bf16> in;

@@ -67,6 +67,14 @@ RWKV_DEVICE std::byte* shared_memory() {
   return reinterpret_cast<std::byte*>(memory);
 }
 
+// Whether a multiprocessor has 228 KB of shared memory, as from sm_90 on; less holds fewer blocks,
+// which then may have more registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+inline constexpr bool kMuchSharedMemory = false;
+#else
+inline constexpr bool kMuchSharedMemory = true;
+#endif
+
 // A kernel that says how many threads its blocks have and how many blocks a multiprocessor is to
 // hold is given registers to match.
 template <class Kernel>

@@ -79,7 +79,7 @@ class Products {
   std::string write() const { return write_algorithms(id_, algorithms_); }
   std::string read(const std::string& text) {
     AlgorithmTable table;
-    const std::string why = read_algorithms(text, id_, table);
+    std::string why = read_algorithms(text, id_, table);
     if (why.empty()) algorithms_ = std::move(table);
     return why;
   }

@@ -21,13 +21,15 @@ struct ProductShape {
   bool adds;      // to what is there
   DType in, out;  // kF32, kBF16 or kF16
   bool whole;     // sums over k are not split
-  auto operator<=>(const ProductShape&) const = default;
+  auto operator<=>(const ProductShape&) const =
+      default;  // NOLINT(modernize-use-nullptr): clang-tidy 14
 };
 
 // Products of one shape, a stride of elements apart; a stride of 0: the same operand.
 struct ProductBatch {
   int64_t count = 1, a = 0, b = 0, c = 0;
-  auto operator<=>(const ProductBatch&) const = default;
+  auto operator<=>(const ProductBatch&) const =
+      default;  // NOLINT(modernize-use-nullptr): clang-tidy 14
 };
 
 struct ProductOperands {
