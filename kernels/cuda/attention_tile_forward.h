@@ -4,7 +4,7 @@
 #pragma once
 
 #include "kernels/cuda/attention_ops.h"
-#include "kernels/cuda/wkv7_fragments.h"
+#include "kernels/cuda/fragments.h"
 
 namespace rwkv::cuda {
 

@@ -13,7 +13,7 @@
 // overlap, which pay for neither.
 #pragma once
 
-#include "kernels/cuda/wkv7_fragments.h"
+#include "kernels/cuda/fragments.h"
 #include "kernels/cuda/wkv7_ops.h"
 
 namespace rwkv::cuda {

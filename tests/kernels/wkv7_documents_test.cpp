@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "tests/kernels/tested_backends.h"
+#include "tests/support/sanitized.h"
 #include "tests/support/wkv7_chunk_run.h"
 
 namespace rwkv {
@@ -65,7 +66,9 @@ class Wkv7Documents : public testing::TestWithParam<const Backend*> {
 
 TEST_P(Wkv7Documents, StartAnywhere) {
   for (const Case& c : kStarts) {
-    for (const int64_t tokens : {1, 15, 16, 17, 33, 70}) expect_close(kRandom, tokens, c, kAll);
+    for (const int64_t tokens : {1, 15, 16, 17, 33, 70}) {
+      if (!kSanitized || tokens == 33) expect_close(kRandom, tokens, c, kAll);
+    }
     expect_close(kSlow, 17, c, kNone);
   }
 }
