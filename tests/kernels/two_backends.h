@@ -50,8 +50,6 @@ class TwoBackends {
       EXPECT_LT(distance(doubles(tensors_.at(name)), wide_.at(name).copy()), limit) << name;
     }
   }
-  // What the tested backend has made of a tensor.
-  std::vector<double> tested(const std::string& name) const { return doubles(tensors_.at(name)); }
   DType compute() const { return compute_; }
   int threads() const { return stream_.threads; }
 

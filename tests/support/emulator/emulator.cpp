@@ -89,16 +89,17 @@ class Machine {
 
  private:
 #ifdef __SANITIZE_ADDRESS__
-  // The sanitizer is told of every change of stacks.
-  static void swap(Place& from, Place& to) {
+  // The sanitizer is told of every change of stacks. for_good: `from` has ended, and what the
+  // sanitizer keeps for it can go.
+  static void swap(Place& from, Place& to, bool for_good = false) {
     void* fake_stack = nullptr;
-    __sanitizer_start_switch_fiber(&fake_stack, to.bottom, to.bytes);
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &fake_stack, to.bottom, to.bytes);
     to.entered = true;
     if (swapcontext(&from.context, &to.context) != 0) throw Error("emulator: swapcontext failed");
     __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
   }
 #else
-  static void swap(Place& from, Place& to) {
+  static void swap(Place& from, Place& to, bool = false) {
     if (_setjmp(from.jump) != 0) return;  // somebody came back
     if (to.entered) _longjmp(to.jump, 1);
     to.entered = true;
@@ -207,7 +208,7 @@ void Machine::enter() {
   (*self.body_)();
   Fiber& fiber = *self.fibers_[static_cast<size_t>(self.thread_)];
   fiber.done = true;
-  swap(fiber, self.scheduler_);
+  swap(fiber, self.scheduler_, true);
 }
 
 }  // namespace
