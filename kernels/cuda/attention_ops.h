@@ -60,16 +60,7 @@ struct KeyGradients {
   }
 };
 
-RWKV_DEVICE float warp_max(float value) {
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) {
-    const float other = device::warp_xor(value, mask);
-    value = other > value ? other : value;
-  }
-  return value;
-}
-
-RWKV_DEVICE int own_lane() { return thread_index() % kWarp; }
-RWKV_DEVICE int64_t own_warp() { return block_index() * kAttentionWarps + thread_index() / kWarp; }
+RWKV_DEVICE int64_t own_warp() { return block_index() * kAttentionWarps + warp_index(); }
 
 // Every 32nd channel of a row.
 struct ChannelShare {
@@ -84,14 +75,14 @@ struct ChannelShare {
   template <class T>
   RWKV_DEVICE void add(float weight, const T* row, int64_t size) {
     for (int i = 0; i < kAttentionShare; ++i) {
-      const int n = own_lane() + i * kWarp;
+      const int n = lane_index() + i * kWarp;
       if (n < size) x[i] += weight * load(row + n);
     }
   }
   template <class T>
   RWKV_DEVICE void write(T* row, int64_t size) const {
     for (int i = 0; i < kAttentionShare; ++i) {
-      const int n = own_lane() + i * kWarp;
+      const int n = lane_index() + i * kWarp;
       if (n < size) store(row + n, x[i]);
     }
   }
@@ -116,7 +107,7 @@ struct AttentionForwardKernel {
       const int64_t first = of.row_of(tile);
       float p[2];
       for (int i = 0; i < 2; ++i) {
-        const int64_t key = first + own_lane() + i * kWarp;
+        const int64_t key = first + lane_index() + i * kWarp;
         const bool seen = key >= from && key <= row;
         p[i] = seen ? of.scale * in.dot(in.q + query * of.size, in.key(b, key, kh)) : -HUGE_VALF;
       }
@@ -133,7 +124,7 @@ struct AttentionForwardKernel {
     }
     sum.scale(1 / total);
     sum.write(y + query * of.size, of.size);
-    if (own_lane() == 0) lse[query] = largest + logf(total);
+    if (lane_index() == 0) lse[query] = largest + logf(total);
   }
 };
 
@@ -148,11 +139,11 @@ struct AttentionDelta {
     const int64_t query = own_warp();
     if (query >= queries) return;
     float sum = 0;
-    for (int64_t n = own_lane(); n < size; n += kWarp) {
+    for (int64_t n = lane_index(); n < size; n += kWarp) {
       sum += load(y + query * size + n) * load(dy + query * size + n);
     }
     sum = warp_sum(sum);
-    if (own_lane() == 0) delta[query] = sum;
+    if (lane_index() == 0) delta[query] = sum;
   }
 };
 
@@ -175,7 +166,7 @@ struct AttentionQueryBack {
       const int64_t first = of.row_of(tile);
       float ds[2];
       for (int i = 0; i < 2; ++i) {
-        const int64_t key = first + own_lane() + i * kWarp;
+        const int64_t key = first + lane_index() + i * kWarp;
         ds[i] = 0;
         if (key < from || key > row) continue;
         const float score = of.scale * in.dot(in.q + query * of.size, in.key(b, key, kh));
@@ -223,7 +214,7 @@ struct AttentionKeyBack {
     const AttentionTiles& of = in.of;
     float p[2], ds[2];
     for (int i = 0; i < 2; ++i) {
-      const int64_t query = first + own_lane() + i * kWarp;
+      const int64_t query = first + lane_index() + i * kWarp;
       p[i] = ds[i] = 0;
       if (query < of.left || query >= of.rows() || query < row) continue;
       if (of.first_seen(b, query) > row) continue;

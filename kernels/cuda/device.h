@@ -91,9 +91,20 @@ struct alignas(8) Floats2 {
   float x[2];
 };
 
+// Of a thread in its warp, and of its warp in the block.
+RWKV_DEVICE int lane_index() { return thread_index() % kWarp; }
+RWKV_DEVICE int warp_index() { return thread_index() / kWarp; }
+
 // The sum over a warp, on each of its threads, in a fixed order.
 RWKV_DEVICE float warp_sum(float value) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) value += device::warp_xor(value, mask);
+  return value;
+}
+RWKV_DEVICE float warp_max(float value) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) {
+    const float other = device::warp_xor(value, mask);
+    value = other > value ? other : value;
+  }
   return value;
 }
 

@@ -22,8 +22,6 @@ RWKV_DEVICE const T& as(const std::byte* p) {
   return *reinterpret_cast<const T*>(p);
 }
 
-RWKV_DEVICE int lane_index() { return thread_index() % kWarp; }
-RWKV_DEVICE int warp_index() { return thread_index() / kWarp; }
 // Of a 16 x 16 block a thread has rows own_row() and that + 8; own_column(), the one beside it, and
 // both + 8.
 RWKV_DEVICE int own_row() { return lane_index() / 4; }

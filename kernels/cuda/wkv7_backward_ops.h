@@ -231,12 +231,17 @@ struct RunFold {
   }
 };
 
+// Which instance of the kernels in chunks.
+template <class Run>
+void by_plainness(const Wkv7Sequence& in, const Run& run) {
+  in.starts.empty() && in.overlap == 0 ? run(std::true_type{}) : run(std::false_type{});
+}
+
 template <class T>
 struct Wkv7ForwardOp {
   static void run(const Stream& stream, const Wkv7Forward& op) {
     if (wkv7_in_chunks(op.in)) {
-      return wkv7_is_plain(op.in) ? wkv7_chunk_forward<true>(stream, op)
-                                  : wkv7_chunk_forward<false>(stream, op);
+      return by_plainness(op.in, [&](auto plain) { wkv7_chunk_forward<plain>(stream, op); });
     }
     by_head_size<T, RunForward>(op.in.k.shape[3], stream, op);
   }
@@ -245,8 +250,7 @@ template <class T>
 struct Wkv7MapOp {
   static void run(const Stream& stream, const Wkv7Map& op) {
     if (wkv7_in_chunks(op.in)) {
-      return wkv7_is_plain(op.in) ? wkv7_chunk_map<true>(stream, op)
-                                  : wkv7_chunk_map<false>(stream, op);
+      return by_plainness(op.in, [&](auto plain) { wkv7_chunk_map<plain>(stream, op); });
     }
     by_head_size<T, RunMap>(op.in.k.shape[3], stream, op);
   }
@@ -255,8 +259,7 @@ template <class T>
 struct Wkv7MapBackwardOp {
   static void run(const Stream& stream, const Wkv7MapBackward& op) {
     if (wkv7_in_chunks(op.in)) {
-      return wkv7_is_plain(op.in) ? wkv7_chunk_map_backward<true>(stream, op)
-                                  : wkv7_chunk_map_backward<false>(stream, op);
+      return by_plainness(op.in, [&](auto plain) { wkv7_chunk_map_backward<plain>(stream, op); });
     }
     by_head_size<T, RunMapBack>(op.in.k.shape[3], stream, op);
   }
@@ -265,8 +268,7 @@ template <class T>
 struct Wkv7BackwardOp {
   static void run(const Stream& stream, const Wkv7Backward& op) {
     if (wkv7_in_chunks(op.in)) {
-      return wkv7_is_plain(op.in) ? wkv7_chunk_backward<true>(stream, op)
-                                  : wkv7_chunk_backward<false>(stream, op);
+      return by_plainness(op.in, [&](auto plain) { wkv7_chunk_backward<plain>(stream, op); });
     }
     by_head_size<T, RunBack>(op.in.k.shape[3], stream, op);
   }

@@ -30,7 +30,6 @@ inline bool wkv7_in_chunks(const Wkv7Sequence& in) {
   return wkv7_saves_bf16(in.k.dtype, in.k.shape[3], in.tile,
                          wkv7_before_overlap(in.k.shape[1], in.overlap));
 }
-inline bool wkv7_is_plain(const Wkv7Sequence& in) { return in.starts.empty() && in.overlap == 0; }
 inline constexpr int64_t kChunkStateBytes = kChunkHead * kChunkHead * 2;
 static_assert(kChunk == kWkv7Saved && kChunkHead == wkv7_state_stride(kChunkHead));
 

@@ -189,6 +189,7 @@ TEST_P(Attention, IsTheReferences) {
     b.run<AttentionForward>(&Backend::attention_forward, [&](const Lookup& t) {
       return AttentionForward{input(t), t("y"), t("lse")};
     });
+    b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
     b.run<AttentionBackward>(&Backend::attention_backward, [&](const Lookup& t) {
       return AttentionBackward{.in = input(t),
                                .y = t("y"),

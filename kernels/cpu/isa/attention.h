@@ -111,6 +111,21 @@ template <class Body>
   });
 }
 
+// The queries of a tile that are here: rows [begin, end), and the first row that any of them sees.
+struct QueryRange {
+  int64_t begin, end, first_seen;
+
+  [[gnu::always_inline]] QueryRange(const AttentionTiles& of, int64_t b, int64_t tile)
+      : begin(of.row_of(tile) > of.left ? of.row_of(tile) : of.left),
+        end(of.row_of(tile + 1) < of.rows() ? of.row_of(tile + 1) : of.rows()),
+        first_seen(begin) {
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t seen = of.first_seen(b, r);
+      first_seen = seen < first_seen ? seen : first_seen;
+    }
+  }
+};
+
 template <class T>
 void attention_forward(const Stream& stream, const AttentionForward& op) {
   const AttentionTiles of(op.in);
@@ -118,15 +133,12 @@ void attention_forward(const Stream& stream, const AttentionForward& op) {
   each_tile(stream, of.batch, of.heads, of.tile_of(of.left), of.end_tile(),
             [&](int64_t b, int64_t h, int64_t tile) {
               TileRows k, v;
-              const int64_t begin = of.row_of(tile) > of.left ? of.row_of(tile) : of.left;
               QueryRow rows[kTile];
-              int64_t end = begin, lowest = begin;
-              for (; end < of.row_of(tile + 1) && end < of.rows(); ++end) {
-                QueryRow& row = rows[end - begin];
-                read_row(op.in.q.as<T>() + of.place_in(b, end, h, of.heads), n, row.q);
+              const auto [begin, end, lowest] = QueryRange(of, b, tile);
+              for (int64_t r = begin; r < end; ++r) {
+                QueryRow& row = rows[r - begin];
+                read_row(op.in.q.as<T>() + of.place_in(b, r, h, of.heads), n, row.q);
                 std::memset(row.sum, 0, sizeof row.sum);
-                const int64_t seen = of.first_seen(b, end);
-                lowest = seen < lowest ? seen : lowest;
               }
               for (int64_t i = of.tile_of(lowest); i <= tile; ++i) {
                 read_tile<T>(of, op.in.k_left, op.in.k, b, of.row_of(i), h / group, true, k);
@@ -177,14 +189,7 @@ void attention_query_gradients(const Stream& stream, const AttentionBackward& op
               alignas(64) float q[kAttentionMaxHead], dy[kAttentionMaxHead];
               alignas(64) float dq[kTile][kAttentionMaxHead] = {};
               ScoreGradients scores;
-              const int64_t begin = of.row_of(tile) > of.left ? of.row_of(tile) : of.left;
-              const int64_t all = of.rows(), next = of.row_of(tile + 1);
-              const int64_t end = next < all ? next : all;
-              int64_t lowest = begin;
-              for (int64_t r = begin; r < end; ++r) {
-                const int64_t seen = of.first_seen(b, r);
-                lowest = seen < lowest ? seen : lowest;
-              }
+              const auto [begin, end, lowest] = QueryRange(of, b, tile);
               for (int64_t i = of.tile_of(lowest); i <= tile; ++i) {
                 const int64_t first = of.row_of(i);
                 read_tile<T>(of, op.in.k_left, op.in.k, b, first, h / group, false, k);

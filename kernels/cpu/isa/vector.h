@@ -19,7 +19,7 @@ namespace rwkv::cpu::RWKV_ISA {
 [[gnu::always_inline]] inline void store(bf16& to, float x) { to = bf16(x); }
 
 // Calls body(begin, end) over [0, count) in blocks of `block`, the blocks shared out to threads.
-// Block edges never depend on the number of threads.
+// Block edges depend on the number of threads only where `block` does (channels_a_thread).
 template <class Body>
 [[gnu::always_inline]] inline void for_blocks(const Stream& stream, int64_t count, int64_t block,
                                               const Body& body) {
