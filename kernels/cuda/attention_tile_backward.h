@@ -50,21 +50,21 @@ struct AttentionTileQueryBack {
         Sums score = zero_sums(), dp = zero_sums();
         RWKV_UNROLL
         for (int i = 0; i < N / 16; ++i) {
-          add_product(score, q[i], load_block<Layout>(tile.x, 16 * j, 16 * i));
-          add_product(dp, d[i], load_block<Layout>(tile.y, 16 * j, 16 * i));
+          add_product(score, q[i], load_right<Layout>(tile.x, 16 * j, 16 * i));
+          add_product(dp, d[i], load_right<Layout>(tile.y, 16 * j, 16 * i));
         }
         RWKV_UNROLL
         for (int i = 0; i < 8; ++i) {
           const int n = i / 4, h = i / 2 % 2, e = i % 2;
           float& x = score.c[n][2 * h + e];
           const bool seen = queries.see(first + 16 * j, n, h, e);
-          const float p = seen ? device::fast_exp(x * of.scale - logs[h]) : 0;
+          const float p = seen ? fast_exp(x * of.scale - logs[h]) : 0;
           x = of.scale * p * (dp.c[n][2 * h + e] - deltas[h]);
         }
         const Fragment ds = rounded(score);
         RWKV_UNROLL
         for (int i = 0; i < N / 16; ++i) {
-          add_product(sum[i], ds, load_transposed<Layout>(tile.x, 16 * j, 16 * i));
+          add_product(sum[i], ds, load_right_transposed<Layout>(tile.x, 16 * j, 16 * i));
         }
       }
     });
@@ -192,8 +192,8 @@ struct AttentionTileKeyBack {
     Sums p = zero_sums(), ds = zero_sums();
     RWKV_UNROLL
     for (int i = 0; i < N / 16; ++i) {
-      add_product(p, k[i], load_block<Layout>(queries.rows.x, j, 16 * i));
-      add_product(ds, v[i], load_block<Layout>(queries.rows.y, j, 16 * i));
+      add_product(p, k[i], load_right<Layout>(queries.rows.x, j, 16 * i));
+      add_product(ds, v[i], load_right<Layout>(queries.rows.y, j, 16 * i));
     }
     RWKV_UNROLL
     for (int i = 0; i < 8; ++i) {
@@ -201,14 +201,14 @@ struct AttentionTileKeyBack {
       const int key = own.row(own_row() + 8 * h);
       const bool seen = key >= queries.seen[query] && key <= first + query;
       float &score = p.c[n][2 * h + e], &gradient = ds.c[n][2 * h + e];
-      score = seen ? device::fast_exp(score * in.of.scale - queries.lse[query]) : 0;
+      score = seen ? fast_exp(score * in.of.scale - queries.lse[query]) : 0;
       gradient = in.of.scale * score * (gradient - queries.delta[query]);
     }
     const Fragment by_p = rounded(p), by_ds = rounded(ds);
     RWKV_UNROLL
     for (int i = 0; i < N / 16; ++i) {
-      add_product(sums.dv[i], by_p, load_transposed<Layout>(queries.rows.y, j, 16 * i));
-      add_product(sums.dk[i], by_ds, load_transposed<Layout>(queries.rows.x, j, 16 * i));
+      add_product(sums.dv[i], by_p, load_right_transposed<Layout>(queries.rows.y, j, 16 * i));
+      add_product(sums.dk[i], by_ds, load_right_transposed<Layout>(queries.rows.x, j, 16 * i));
     }
   }
 

@@ -224,7 +224,7 @@ struct AttentionTileForward {
       p[j] = zero_sums();
       RWKV_UNROLL
       for (int i = 0; i < N / 16; ++i) {
-        add_product(p[j], q[i], load_block<Layout>(tile.x, 16 * j, 16 * i));
+        add_product(p[j], q[i], load_right<Layout>(tile.x, 16 * j, 16 * i));
       }
     }
     RWKV_UNROLL
@@ -234,7 +234,7 @@ struct AttentionTileForward {
       const Fragment weights = rounded(p[j]);
       RWKV_UNROLL
       for (int i = 0; i < N / 16; ++i) {
-        add_product(state.sum[i], weights, load_transposed<Layout>(tile.y, 16 * j, 16 * i));
+        add_product(state.sum[i], weights, load_right_transposed<Layout>(tile.y, 16 * j, 16 * i));
       }
     }
   }
@@ -257,12 +257,12 @@ struct AttentionTileForward {
     }
     const float now = highest > state.largest[h] ? highest : state.largest[h];
     const float base = now == -HUGE_VALF ? 0 : now;  // it has seen nothing yet
-    const float shrink = device::fast_exp(state.largest[h] - base);
+    const float shrink = fast_exp(state.largest[h] - base);
     state.largest[h] = now;
     RWKV_UNROLL
     for (int i = 0; i < kTileRows / 4; ++i) {
       float& x = p[i / 4].c[i / 2 % 2][2 * h + i % 2];
-      x = device::fast_exp(x - base);
+      x = fast_exp(x - base);
       add += x;
     }
     RWKV_UNROLL

@@ -8,14 +8,18 @@
 //   block_index(), block_count()      of a one-dimensional grid, int64_t
 //   thread_index(), thread_count()    of a block, int
 //   to_fp16(float), from_fp16(bits)   IEEE binary16, to nearest, ties to even
+//   pack_bf16(low, high)              two bf16 in a word, to nearest, ties to even
+//   fast_exp2(x), fast_inverse(x)     2^x and 1/x to a few units in the last place
 //   sync_block()                      all threads of the block must come
-//   warp_xor(value, mask)             the value of the thread of the warp whose number differs by
-//   mask shared_memory()                   the block's own bytes, 16-byte aligned launch(stream,
-//   LaunchShape, kernel)
+//   warp_xor(value, mask)             the value of the thread whose number in the warp differs by
+//                                     mask
+//   shared_memory()                   the block's own bytes, 16-byte aligned
+//   launch(stream, LaunchShape, kernel)
 #pragma once
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include <device_backend.h>
 #include "core/base/stream.h"
@@ -61,10 +65,7 @@ RWKV_DEVICE float load(const Bf16* p) {
 RWKV_DEVICE void store(float* p, float value) { *p = value; }
 // To nearest, ties to even; NaN stays NaN.
 RWKV_DEVICE void store(Bf16* p, float value) {
-  const uint32_t u = float_to_bits(value);
-  const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  const bool nan = (u & 0x7fffffffu) > 0x7f800000u;
-  p->bits = static_cast<uint16_t>(nan ? (u >> 16) | 0x40u : rounded);
+  p->bits = static_cast<uint16_t>(device::pack_bf16(value, 0));
 }
 
 RWKV_DEVICE float load(const Fp16* p) { return device::from_fp16(p->bits); }
@@ -82,9 +83,15 @@ RWKV_DEVICE void load_run(const T* p, float (&x)[K]) {
 }
 template <class T, int K>
 RWKV_DEVICE void store_run(T* p, const float (&x)[K]) {
-  Run<T, K> run;
-  for (int i = 0; i < K; ++i) store(run.element + i, x[i]);
-  *reinterpret_cast<Run<T, K>*>(p) = run;
+  if constexpr (std::is_same_v<T, Bf16> && K % 2 == 0) {
+    Run<uint32_t, K / 2> pairs;
+    for (int i = 0; i < K / 2; ++i) pairs.element[i] = device::pack_bf16(x[2 * i], x[2 * i + 1]);
+    *reinterpret_cast<Run<uint32_t, K / 2>*>(p) = pairs;
+  } else {
+    Run<T, K> run;
+    for (int i = 0; i < K; ++i) store(run.element + i, x[i]);
+    *reinterpret_cast<Run<T, K>*>(p) = run;
+  }
 }
 
 struct alignas(8) Floats2 {
@@ -92,8 +99,13 @@ struct alignas(8) Floats2 {
 };
 
 // Of a thread in its warp, and of its warp in the block.
-RWKV_DEVICE int lane_index() { return thread_index() % kWarp; }
-RWKV_DEVICE int warp_index() { return thread_index() / kWarp; }
+// Unsigned division: what follows from a lane needs no care for its sign.
+RWKV_DEVICE int lane_index() {
+  return static_cast<int>(static_cast<unsigned>(thread_index()) % kWarp);
+}
+RWKV_DEVICE int warp_index() {
+  return static_cast<int>(static_cast<unsigned>(thread_index()) / kWarp);
+}
 
 // The sum over a warp, on each of its threads, in a fixed order.
 RWKV_DEVICE float warp_sum(float value) {
@@ -108,10 +120,15 @@ RWKV_DEVICE float warp_max(float value) {
   return value;
 }
 
-RWKV_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+// Of a few units in the last place.
+inline constexpr float kLog2E = 1.44269504f;
+RWKV_DEVICE float fast_exp(float x) { return device::fast_exp2(kLog2E * x); }
+RWKV_DEVICE float sigmoid(float x) {
+  return device::fast_inverse(1 + device::fast_exp2(-kLog2E * x));
+}
 // exp(-e^-1/2 sigmoid(w_raw)), in (0.545, 1).
 RWKV_DEVICE float decay_of(float w_raw) {
-  return expf(-static_cast<float>(kDecayScale) * sigmoid(w_raw));
+  return fast_exp(-static_cast<float>(kDecayScale) * sigmoid(w_raw));
 }
 
 // Elements of a tensor as a kernel reads them; nullptr where it is empty.

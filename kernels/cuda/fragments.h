@@ -9,6 +9,9 @@ namespace rwkv::cuda {
 struct alignas(8) Words2 {
   uint32_t x[2];
 };
+struct alignas(16) Words4 {
+  uint32_t x[4];
+};
 struct alignas(16) Floats4 {
   float x[4];
 };
@@ -64,6 +67,12 @@ struct Floats64 {
 struct Fragment {
   uint32_t x[4];
 };
+// The same as right operand of a product: x[1] and x[2] have traded places, so that the two words
+// that an mma takes of it are neighbours in registers and need not be moved there.
+struct RightFragment {
+  uint32_t x[4];
+};
+RWKV_DEVICE RightFragment right(const Fragment& f) { return {{f.x[0], f.x[2], f.x[1], f.x[3]}}; }
 // The same in float: c[n][2 h + e] of row own_row() + 8 h, column own_column() + 8 n + e.
 struct Sums {
   float c[2][4];
@@ -74,30 +83,55 @@ RWKV_DEVICE Fragment rounded(const Sums& s) {
   return {{device::pack_bf16(s.c[0][0], s.c[0][1]), device::pack_bf16(s.c[0][2], s.c[0][3]),
            device::pack_bf16(s.c[1][0], s.c[1][1]), device::pack_bf16(s.c[1][2], s.c[1][3])}};
 }
+RWKV_DEVICE Fragment transposed(const Fragment& f) {
+  return {{device::transpose_matrix(f.x[0]), device::transpose_matrix(f.x[2]),
+           device::transpose_matrix(f.x[1]), device::transpose_matrix(f.x[3])}};
+}
 RWKV_DEVICE float low_half(uint32_t pair) { return bits_to_float(pair << 16); }
 RWKV_DEVICE float high_half(uint32_t pair) { return bits_to_float(pair & 0xffff0000u); }
 
 // sums += a b^T.
-RWKV_DEVICE void add_product(Sums& sums, const Fragment& a, const Fragment& b) {
-  device::mma_bf16(sums.c[0], a.x, b.x[0], b.x[2]);
-  device::mma_bf16(sums.c[1], a.x, b.x[1], b.x[3]);
+RWKV_DEVICE void add_product(Sums& sums, const Fragment& a, const RightFragment& b) {
+  device::mma_bf16(sums.c[0], a.x, b.x[0], b.x[1]);
+  device::mma_bf16(sums.c[1], a.x, b.x[2], b.x[3]);
 }
 
-// The block whose corner is at (row, column), or its transpose.
+// Where the row begins that a thread names for the four 8 x 8 matrices of the block whose corner is
+// at (row, column): one below the other first, or one beside the other.
+template <class Layout>
+RWKV_DEVICE int down_first(int row, int column) {
+  const int lane = lane_index();
+  return Layout::offset(lane % 8 + lane / 8 % 2 * 8, lane / 16 * 8) + Layout::block(row, column);
+}
+template <class Layout>
+RWKV_DEVICE int across_first(int row, int column) {
+  const int lane = lane_index();
+  return Layout::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2 * 8) + Layout::block(row, column);
+}
+// The block, or its transpose.
 template <class Layout>
 RWKV_DEVICE Fragment load_block(const std::byte* matrix, int row = 0, int column = 0) {
-  const int lane = lane_index();
-  const int element = Layout::offset(lane % 8 + lane / 8 % 2 * 8, lane / 16 * 8);
   Fragment f;
-  device::load_matrices(matrix, element + Layout::block(row, column), f.x);
+  device::load_matrices(matrix, down_first<Layout>(row, column), f.x);
   return f;
 }
 template <class Layout>
 RWKV_DEVICE Fragment load_transposed(const std::byte* matrix, int row = 0, int column = 0) {
-  const int lane = lane_index();
-  const int element = Layout::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2 * 8);
   Fragment f;
-  device::load_matrices_transposed(matrix, element + Layout::block(row, column), f.x);
+  device::load_matrices_transposed(matrix, across_first<Layout>(row, column), f.x);
+  return f;
+}
+template <class Layout>
+RWKV_DEVICE RightFragment load_right(const std::byte* matrix, int row = 0, int column = 0) {
+  RightFragment f;
+  device::load_matrices(matrix, across_first<Layout>(row, column), f.x);
+  return f;
+}
+template <class Layout>
+RWKV_DEVICE RightFragment load_right_transposed(const std::byte* matrix, int row = 0,
+                                                int column = 0) {
+  RightFragment f;
+  device::load_matrices_transposed(matrix, down_first<Layout>(row, column), f.x);
   return f;
 }
 template <class Layout>

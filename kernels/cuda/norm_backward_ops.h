@@ -85,9 +85,13 @@ struct NormBackSums {
     load_run(weight + c, by);
     load_run(bias + c, plus);
     for (int m = 0; m < kMixes; ++m) load_run(gradients.mix[m] + c, mix[m]);
-    if (kMixes > 0 && range.begin < range.end && range.end < slabs.rows) {
-      load_gradients(range.end, c, d);
-      carry_left(range.end, d, mix, carry);
+    ShiftEdges::Place place{};
+    if constexpr (kMixes > 0) {
+      place = edges.place(range.end);
+      if (range.begin < range.end && range.end < slabs.rows) {
+        load_gradients(range.end, c, d);
+        carry_left(place, d, mix, carry);
+      }
     }
     NormedRow now, before;
     if (range.begin < range.end) now = row(range.end - 1, c, by, plus);
@@ -96,9 +100,10 @@ struct NormBackSums {
       if constexpr (kMixes == 0) {
         load_run(dout + r * width + c, to);
       } else {
+        place = edges.ahead_of(place);
         load_gradients(r, c, d);
-        through_mixes(r, c, d, mix, carry, now, before, sum, to);
-        carry_left(r, d, mix, carry);
+        through_mixes(place, c, d, mix, carry, now, before, sum, to);
+        carry_left(place, d, mix, carry);
         if (inside) store_run(du + r * width + c, to);
       }
       float dy = 0, dy_n = 0;
@@ -135,10 +140,10 @@ struct NormBackSums {
     for (int m = 0; m < kMixes; ++m) load_run(gradients.dout[m] + r * width + c, d[m]);
   }
 
-  // What row r gives to the one before it.
-  RWKV_DEVICE void carry_left(int64_t r, const float (&d)[kKept][K], const float (&mix)[kKept][K],
-                              float (&carry)[K]) const {
-    const bool cut = edges.is_edge(r);
+  // What a row gives to the one before it.
+  RWKV_DEVICE void carry_left(const ShiftEdges::Place& place, const float (&d)[kKept][K],
+                              const float (&mix)[kKept][K], float (&carry)[K]) const {
+    const bool cut = edges.is_edge(place);
     for (int j = 0; j < K; ++j) {
       float sum = 0;
       for (int m = 0; m < kMixes; ++m) sum += d[m][j] * mix[m][j];
@@ -146,21 +151,25 @@ struct NormBackSums {
     }
   }
 
-  RWKV_DEVICE void through_mixes(int64_t r, int64_t c, const float (&d)[kKept][K],
-                                 const float (&mix)[kKept][K], const float (&carry)[K],
-                                 const NormedRow& now, const NormedRow& before,
-                                 float (&sum)[kMixes + 2][K], float (&to)[K]) const {
-    const int64_t t = r % edges.tokens;
-    const bool edge = edges.is_edge(r), handed = from_right != nullptr && t == at;
+  RWKV_DEVICE void through_mixes(const ShiftEdges::Place& place, int64_t c,
+                                 const float (&d)[kKept][K], const float (&mix)[kKept][K],
+                                 const float (&carry)[K], const NormedRow& now,
+                                 const NormedRow& before, float (&sum)[kMixes + 2][K],
+                                 float (&to)[K]) const {
+    float left[K];
+    for (int j = 0; j < K; ++j) left[j] = before.u[j];
+    if (edges.is_edge(place)) {
+      for (int j = 0; j < K; ++j) left[j] = edges.before(place, c + j);
+    }
+    const bool handed = from_right != nullptr && place.token == at;
     for (int j = 0; j < K; ++j) {
-      const float left = edge ? edges.before(r, c + j) : before.u[j];
       to[j] = 0;
       for (int m = 0; m < kMixes; ++m) {
         to[j] += d[m][j] * (1 - mix[m][j]);
-        sum[m][j] += d[m][j] * (left - now.u[j]);
+        sum[m][j] += d[m][j] * (left[j] - now.u[j]);
       }
       to[j] += carry[j];
-      if (handed) to[j] += from_right[r / edges.tokens * width + c + j];
+      if (handed) to[j] += from_right[int64_t{place.sequence} * width + c + j];
       to[j] = as_stored<T>(to[j]);
     }
   }

@@ -59,7 +59,11 @@ struct NormShiftKernel {
       load_run(bias + c, plus);
       for (int m = 0; m < kMixes; ++m) load_run(mix[m] + c, mixes[m]);
     }
-    if (kMixes > 0 && first % edges.tokens != 0) norm(sums, first - 1, c, by, plus, before);
+    ShiftEdges::Place place{};
+    if constexpr (kMixes > 0) {
+      place = edges.place(first);
+      if (place.token != 0) norm(sums, first - 1, c, by, plus, before);
+    }
     for (int64_t r = first; r < end; ++r) {
       const Statistics row = norm(sums, r, c, by, plus, own);
       if (thread_index() == 0) {
@@ -68,7 +72,10 @@ struct NormShiftKernel {
       }
       if (!inside) continue;
       if (u != nullptr) store_run(u + r * width + c, own);
-      if constexpr (kMixes > 0) shift(r, c, own, before, mixes);
+      if constexpr (kMixes > 0) {
+        shift(place, c, own, before, mixes);
+        place = edges.after(place);
+      }
     }
   }
 
@@ -96,18 +103,20 @@ struct NormShiftKernel {
     return {mu, scale};
   }
 
-  RWKV_DEVICE void shift(int64_t r, int64_t c, const float (&own)[K], float (&before)[K],
-                         const float (&mixes)[kKept][K]) const {
-    const bool edge = edges.is_edge(r);
+  RWKV_DEVICE void shift(const ShiftEdges::Place& place, int64_t c, const float (&own)[K],
+                         float (&before)[K], const float (&mixes)[kKept][K]) const {
+    if (edges.is_edge(place)) {
+      for (int j = 0; j < K; ++j) before[j] = edges.before(place, c + j);
+    }
     float difference[K];
     for (int j = 0; j < K; ++j) {
-      difference[j] = (edge ? edges.before(r, c + j) : before[j]) - own[j];
+      difference[j] = before[j] - own[j];
       before[j] = own[j];
     }
     for (int m = 0; m < kMixes; ++m) {
       float mixed[K];
       for (int j = 0; j < K; ++j) mixed[j] = own[j] + difference[j] * mixes[m][j];
-      store_run(to[m] + r * width + c, mixed);
+      store_run(to[m] + place.row * width + c, mixed);
     }
   }
 };

@@ -20,10 +20,29 @@ struct ShiftEdges {
         tokens(op.u.shape[1]),
         width(op.u.shape[2]) {}
 
+  // A row's sequence and token. Divisions of 64 bits are slow: who goes through rows divides once.
+  struct Place {
+    int64_t row;
+    int sequence, token;
+  };
+  RWKV_DEVICE Place place(int64_t row) const {
+    return {row, static_cast<int>(row / tokens), static_cast<int>(row % tokens)};
+  }
+  RWKV_DEVICE Place after(const Place& p) const {
+    const bool ends = p.token + 1 == static_cast<int>(tokens);
+    return {p.row + 1, p.sequence + (ends ? 1 : 0), ends ? 0 : p.token + 1};
+  }
+  RWKV_DEVICE Place ahead_of(const Place& p) const {
+    const bool begins = p.token == 0;
+    return {p.row - 1, p.sequence - (begins ? 1 : 0),
+            (begins ? static_cast<int>(tokens) : p.token) - 1};
+  }
+
   RWKV_DEVICE bool starts_at(int64_t row) const { return starts != nullptr && starts[row] != 0; }
-  RWKV_DEVICE bool is_edge(int64_t row) const { return row % tokens == 0 || starts_at(row); }
-  RWKV_DEVICE float before(int64_t row, int64_t c) const {
-    return starts_at(row) ? 0 : halo[row / tokens * width + c];
+  RWKV_DEVICE bool is_edge(const Place& p) const { return p.token == 0 || starts_at(p.row); }
+  // What an edge has in place of the row before.
+  RWKV_DEVICE float before(const Place& p, int64_t c) const {
+    return starts_at(p.row) ? 0 : halo[int64_t{p.sequence} * width + c];
   }
 };
 
@@ -37,10 +56,11 @@ struct TokenShiftRun {
 
   RWKV_DEVICE void operator()(int64_t run) const {
     const int64_t i = run * K, row = i / edges.width, c = i % edges.width;
+    const ShiftEdges::Place place = edges.place(row);
     float own[K], difference[K];
     load_run(u + i, own);
-    if (edges.is_edge(row)) {
-      for (int j = 0; j < K; ++j) difference[j] = edges.before(row, c + j);
+    if (edges.is_edge(place)) {
+      for (int j = 0; j < K; ++j) difference[j] = edges.before(place, c + j);
     } else {
       load_run(u + i - edges.width, difference);
     }

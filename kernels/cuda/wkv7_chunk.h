@@ -40,11 +40,12 @@ inline constexpr int kTokensBytes = kChunk * Rows64::kRowBytes;        // 16 x 6
 inline constexpr int kDecaysBytes = kChunk * Floats64::kRowBytes;      // 16 x 64 float
 inline constexpr int kBlockBytes = kChunk * Rows16::kRowBytes;         // 16 x 16 bf16
 inline constexpr int kSquareBytes = kChunkHead * Blocks64::kRowBytes;  // 64 x 64 bf16
-inline constexpr int kInverseBytes = kChunk * kChunk * 4;
+// A column of floats, so long that 8 columns lie in all banks.
+inline constexpr int kInverseColumn = 80, kInverseBytes = kChunk * kInverseColumn;
 
 // The operands of a chunk, kTokensBytes apart, and its blocks, kBlockBytes apart.
 enum { kR, kK, kA, kB, kScaled };
-enum { kM, kAk, kRb, kRk, kBlocks };
+enum { kM, kAk, kRb, kRk, kBlocks };  // kM: M - 1, transposed
 
 // The warp's columns of a chunk's tokens: where the first is, from one to the next, and how many
 // there are.
@@ -55,6 +56,9 @@ struct OwnTokens {
   // Of an element of a row of the warp's columns.
   RWKV_DEVICE int64_t at(int row, int column) const { return first + row * stride + column; }
 };
+
+// lane_index(), looked up again: registers are few while chunks run.
+RWKV_DEVICE int fresh_lane() { return device::opaque(lane_index()) & (kWarp - 1); }
 
 // Those of a tile and head.
 struct HeadTokens {
@@ -75,8 +79,7 @@ struct HeadTokens {
   RWKV_DEVICE OwnTokens own(int chunk) const {
     const int left = count - chunk * kChunk;
     const int64_t behind = static_cast<int64_t>(chunk) * kChunk * stride;
-    return {device::opaque(first + behind), stride, left < kChunk ? left : kChunk,
-            device::opaque(lane_index())};
+    return {device::opaque(first + behind), stride, left < kChunk ? left : kChunk, fresh_lane()};
   }
 };
 
@@ -187,16 +190,17 @@ struct Gammas {
   float before[2][4], after[2][4], inverse[2][4];
 };
 
-// Thread l has tokens 2 (l / 4) and the next, keys 4 (l % 4) ... of the warp's.
+// Thread l has tokens 2 (l / 4) and the next, keys 4 (l % 4) ... of the warp's. Logarithms here are
+// of base 2.
 RWKV_DEVICE Gammas gammas(const std::byte* w_raw, int tokens, int lane) {
   const int group = lane / 4, column = 16 * warp_index() + lane % 4 * 4;
   float logs[2][4], sum[4];
   RWKV_UNROLL
   for (int t = 0; t < 2; ++t) {
     const auto w = as<Floats4>(w_raw + Floats64::offset(2 * group + t, column));
-    const float scale = 2 * group + t < tokens ? -static_cast<float>(kDecayScale) : 0.0f;
+    const float scale = 2 * group + t < tokens ? -kLog2E * static_cast<float>(kDecayScale) : 0.0f;
     RWKV_UNROLL
-    for (int i = 0; i < 4; ++i) logs[t][i] = scale * device::fast_sigmoid(w.x[i]);
+    for (int i = 0; i < 4; ++i) logs[t][i] = scale * sigmoid(w.x[i]);
   }
   RWKV_UNROLL
   for (int i = 0; i < 4; ++i) sum[i] = logs[0][i] + logs[1][i];
@@ -212,11 +216,11 @@ RWKV_DEVICE Gammas gammas(const std::byte* w_raw, int tokens, int lane) {
   RWKV_UNROLL
   for (int i = 0; i < 4; ++i) {
     const float middle = sum[i] - logs[1][i];
-    g.before[0][i] = device::fast_exp(middle - logs[0][i]);
-    g.before[1][i] = g.after[0][i] = device::fast_exp(middle);
-    g.after[1][i] = device::fast_exp(sum[i]);
-    g.inverse[0][i] = device::fast_exp(-middle);
-    g.inverse[1][i] = device::fast_exp(-sum[i]);
+    g.before[0][i] = device::fast_exp2(middle - logs[0][i]);
+    g.before[1][i] = g.after[0][i] = device::fast_exp2(middle);
+    g.after[1][i] = device::fast_exp2(sum[i]);
+    RWKV_UNROLL
+    for (int t = 0; t < 2; ++t) g.inverse[t][i] = device::fast_inverse(g.after[t][i]);
   }
   return g;
 }
@@ -230,7 +234,7 @@ RWKV_DEVICE Words2 times(const Words2& x, const float (&by)[4]) {
 // for whoever keeps some.
 RWKV_DEVICE Gammas scale_operands(const std::byte* raw, const std::byte* w_raw, int tokens,
                                   std::byte* scaled) {
-  const int lane = device::opaque(lane_index());
+  const int lane = fresh_lane();
   const Gammas g = gammas(w_raw, tokens, lane);
   RWKV_UNROLL
   for (int t = 0; t < 2; ++t) {
@@ -246,16 +250,21 @@ RWKV_DEVICE Gammas scale_operands(const std::byte* raw, const std::byte* w_raw, 
   return g;
 }
 
-// Thread l has column l % 16 of M: x <- (1 - A)^-1 x, row after row. `columns`: A, column by
+// Thread l has column l % 16 of M - 1, which begins as A's; row after row. `columns`: A, column by
 // column, in float.
 RWKV_DEVICE void substitute(const std::byte* columns, float (&x)[kChunk]) {
+  const std::byte* own = columns + lane_index() % kChunk * kInverseColumn;
   RWKV_UNROLL
-  for (int i = 0; i < kChunk; ++i) x[i] = lane_index() % kChunk == i ? 1.0f : 0.0f;
+  for (int part = 0; part < 4; ++part) {
+    const auto a = as<Floats4>(own + part * 16);
+    RWKV_UNROLL
+    for (int i = 0; i < 4; ++i) x[part * 4 + i] = a.x[i];
+  }
   RWKV_UNROLL
-  for (int l = 0; l + 1 < kChunk; ++l) {
+  for (int l = 1; l + 1 < kChunk; ++l) {
     RWKV_UNROLL
     for (int part = (l + 1) / 4; part < 4; ++part) {
-      const auto a = as<Floats4>(columns + l * kChunk * 4 + part * 16);
+      const auto a = as<Floats4>(columns + l * kInverseColumn + part * 16);
       RWKV_UNROLL
       for (int i = 0; i < 4; ++i) {
         if (part * 4 + i > l) x[part * 4 + i] += a.x[i] * x[l];
@@ -264,34 +273,37 @@ RWKV_DEVICE void substitute(const std::byte* columns, float (&x)[kChunk]) {
   }
 }
 
-// M from A_ab, by one warp. `scratch`: kInverseBytes of its own.
+// M - 1, transposed, from A_ab, by one warp. `scratch`: kInverseBytes of its own.
 RWKV_DEVICE void invert(const Sums& ab, std::byte* scratch, std::byte* m) {
   RWKV_UNROLL
   for (int i = 0; i < 8; ++i) {
     const int n = i / 4, h = i / 2 % 2, e = i % 2;
-    as<float>(scratch + ((own_column() + 8 * n + e) * kChunk + own_row() + 8 * h) * 4) =
+    as<float>(scratch + (own_column() + 8 * n + e) * kInverseColumn + (own_row() + 8 * h) * 4) =
         ab.c[n][2 * h + e];
   }
   device::sync_warp();
   float x[kChunk];
   substitute(scratch, x);
-  // Lanes 16 ... 31 have the same columns as 0 ... 15 and write the lower rows.
-  const bool upper = lane_index() < kChunk;
+  if (lane_index() >= kChunk) return;  // the others have the same columns
   RWKV_UNROLL
-  for (int i = 0; i < 8; ++i) {
-    const int row = upper ? i : i + 8;
-    store(&as<Bf16>(m + Rows16::offset(row, lane_index() % kChunk)), upper ? x[i] : x[i + 8]);
+  for (int half = 0; half < 2; ++half) {
+    Words4 words;
+    RWKV_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      words.x[i] = device::pack_bf16(x[8 * half + 2 * i], x[8 * half + 2 * i + 1]);
+    }
+    as<Words4>(m + Rows16::offset(lane_index(), 8 * half)) = words;
   }
 }
 
 RWKV_DEVICE Sums lower_triangle(const Sums& s, bool with_diagonal) {
   Sums kept;
-  const int corner = device::opaque(own_row() - own_column());
+  const int corner = device::opaque(own_row() - own_column() + (with_diagonal ? 1 : 0));
   RWKV_UNROLL
   for (int i = 0; i < 8; ++i) {
     const int n = i / 4, h = i / 2 % 2, e = i % 2;
     const int below = corner + 8 * h - 8 * n - e;
-    kept.c[n][2 * h + e] = below > 0 || (below == 0 && with_diagonal) ? s.c[n][2 * h + e] : 0;
+    kept.c[n][2 * h + e] = below > 0 ? s.c[n][2 * h + e] : 0;
   }
   return kept;
 }
@@ -314,25 +326,33 @@ RWKV_DEVICE void fold_state(const float* from, const float* m, const float* add,
   }
 }
 
+// x M, or x M^T.
+template <bool kTransposed>
+RWKV_DEVICE Fragment times_inverse(const Sums& x, const std::byte* blocks) {
+  const std::byte* m = blocks + kM * kBlockBytes;
+  Sums sums = x;
+  add_product(sums, rounded(x),
+              kTransposed ? load_right_transposed<Rows16>(m) : load_right<Rows16>(m));
+  return rounded(sums);
+}
+
 // Through a chunk's outputs, the warp's rows: from what G has given dU, dZ; and
 // G <- G + dY^T R~ + dZ^T A~ (wkv7_chunk_backward.h). Returns dZ.
 template <bool kPlain>
 RWKV_DEVICE Fragment add_outputs(const std::byte* scaled, const std::byte* blocks,
                                  const Documents<kPlain>& documents, const Fragment& dy, Sums& du,
                                  Sums (&adjoint)[4]) {
-  Sums sums = zero_sums();
-  add_product(du, dy, load_transposed<Rows16>(blocks + kRb * kBlockBytes));
-  add_product(sums, rounded(du), load_transposed<Rows16>(blocks + kM * kBlockBytes));
-  const Fragment dz = rounded(sums);
+  add_product(du, dy, load_right_transposed<Rows16>(blocks + kRb * kBlockBytes));
+  const Fragment dz = times_inverse<false>(du, blocks);
   Fragment dy_first = dy, dz_first = dz;
   documents.first_columns(dy_first);
   documents.first_columns(dz_first);
   RWKV_UNROLL
   for (int j = 0; j < 4; ++j) {
     add_product(adjoint[j], dy_first,
-                load_transposed<Rows64>(scaled + kR * kTokensBytes, 0, 16 * j));
+                load_right_transposed<Rows64>(scaled + kR * kTokensBytes, 0, 16 * j));
     add_product(adjoint[j], dz_first,
-                load_transposed<Rows64>(scaled + kA * kTokensBytes, 0, 16 * j));
+                load_right_transposed<Rows64>(scaled + kA * kTokensBytes, 0, 16 * j));
   }
   return dz;
 }
@@ -348,7 +368,7 @@ RWKV_DEVICE void make_blocks(const std::byte* scaled, const Documents<kPlain>& d
   Sums s = zero_sums();
   RWKV_UNROLL
   for (int j = 0; j < 4; ++j) {
-    add_product(s, load_block<Rows64>(left, 0, 16 * j), load_block<Rows64>(right, 0, 16 * j));
+    add_product(s, load_block<Rows64>(left, 0, 16 * j), load_right<Rows64>(right, 0, 16 * j));
   }
   s = lower_triangle(s, of_r);
   documents.same(s);

@@ -44,8 +44,8 @@ struct Wkv7ChunkBackKernel {
     std::byte gamma[2][kDecaysBytes];
     std::byte v[2][kTokensBytes], dy[2][kTokensBytes];
     std::byte state[2][kSquareBytes];
-    std::byte adjoint[kSquareBytes];                                                  // G
-    std::byte u[kChunkHead * Rows16::kRowBytes], dz[kChunkHead * Rows16::kRowBytes];  // transposed
+    std::byte adjoint[kSquareBytes];  // G
+    std::byte u[kTokensBytes], dz[kTokensBytes];
     std::byte blocks[kBlocks * kBlockBytes];
     std::byte dblocks[kBlocks * kBlockBytes];
     std::byte w_raw[kDecaysBytes];              // before a sync; scratch of the inverse behind it
@@ -160,17 +160,16 @@ struct Wkv7ChunkBackKernel {
   // U of the warp's columns, transposed.
   RWKV_DEVICE static Fragment removed_values(const Room& room, int now) {
     const int own = 16 * warp_index();
-    Sums z = zero_sums(), u = zero_sums();
+    Sums z = zero_sums();
     RWKV_UNROLL
     for (int j = 0; j < 4; ++j) {
       add_product(z, load_block<Blocks64>(room.state[now], own, 16 * j),
-                  load_block<Rows64>(room.scaled[now] + kA * kTokensBytes, 0, 16 * j));
+                  load_right<Rows64>(room.scaled[now] + kA * kTokensBytes, 0, 16 * j));
     }
     documents(room, now).first_columns(z);
     add_product(z, load_transposed<Rows64>(room.v[now], 0, own),
-                load_block<Rows16>(room.blocks + kAk * kBlockBytes));
-    add_product(u, rounded(z), load_block<Rows16>(room.blocks + kM * kBlockBytes));
-    return rounded(u);
+                load_right<Rows16>(room.blocks + kAk * kBlockBytes));
+    return times_inverse<true>(z, room.blocks);
   }
 
   // Through the recurrence, the warp's rows of G; dv.
@@ -180,7 +179,7 @@ struct Wkv7ChunkBackKernel {
     const std::byte *scaled = room.scaled[now], *blocks = room.blocks;
     const OwnTokens tokens = head.own(c);
     const Fragment old = read_tokens(tokens, dv);
-    store_block<Rows16>(room.u, own, 0, removed_values(room, now));
+    store_block<Rows64>(room.u, 0, own, transposed(removed_values(room, now)));
     Fragment behind[4];
     RWKV_UNROLL
     for (int j = 0; j < 4; ++j) {
@@ -196,24 +195,21 @@ struct Wkv7ChunkBackKernel {
     Sums du = zero_sums(), values = zero_sums();
     RWKV_UNROLL
     for (int j = 0; j < 4; ++j) {
-      add_product(du, behind[j], load_block<Rows64>(scaled + kB * kTokensBytes, 0, 16 * j));
-      add_product(values, load_block<Rows64>(scaled + kK * kTokensBytes, 0, 16 * j), behind[j]);
+      add_product(du, behind[j], load_right<Rows64>(scaled + kB * kTokensBytes, 0, 16 * j));
+      add_product(values, load_block<Rows64>(scaled + kK * kTokensBytes, 0, 16 * j),
+                  right(behind[j]));
     }
     const Documents<kPlain> starts = documents(room, now);
     starts.last_columns(du);
     starts.last_rows(values);
     starts.stop(adjoint);
     const Fragment dz_own = add_outputs(scaled, blocks, starts, dy_own, du, adjoint);
-    store_block<Rows16>(room.dz, own, 0, dz_own);
-    add_product(values, load_transposed<Rows16>(blocks + kRk * kBlockBytes), dy_own);
-    add_product(values, load_transposed<Rows16>(blocks + kAk * kBlockBytes), dz_own);
+    store_block<Rows64>(room.dz, 0, own, transposed(dz_own));
+    add_product(values, load_transposed<Rows16>(blocks + kRk * kBlockBytes), right(dy_own));
+    add_product(values, load_transposed<Rows16>(blocks + kAk * kBlockBytes), right(dz_own));
     write_tokens(rounded_sum(values, old), tokens, dv);
   }
 
-  // The block whose transpose lies in the rows of u or dz, or a block of v or dy.
-  RWKV_DEVICE static Fragment of_values(const std::byte* turned, int j) {
-    return load_transposed<Rows16>(turned, 16 * j, 0);
-  }
   RWKV_DEVICE static Fragment of_tokens(const std::byte* tokens, int j) {
     return load_block<Rows64>(tokens, 0, 16 * j);
   }
@@ -222,11 +218,12 @@ struct Wkv7ChunkBackKernel {
   RWKV_DEVICE static void make_gradient_blocks(Room& room, int now) {
     const int block = warp_index();
     const bool of_r = block == kRb || block == kRk, with_k = block == kAk || block == kRk;
+    const std::byte* left = of_r ? room.dy[now] : room.dz;
+    const std::byte* right = with_k ? room.v[now] : room.u;
     Sums s = zero_sums();
     RWKV_UNROLL
     for (int j = 0; j < 4; ++j) {
-      add_product(s, of_r ? of_tokens(room.dy[now], j) : of_values(room.dz, j),
-                  with_k ? of_tokens(room.v[now], j) : of_values(room.u, j));
+      add_product(s, of_tokens(left, j), load_right<Rows64>(right, 0, 16 * j));
     }
     s = lower_triangle(s, of_r);
     documents(room, now).same(s);
@@ -251,15 +248,15 @@ struct Wkv7ChunkBackKernel {
     for (int i = 0; i < kScaled; ++i) g.of[i] = zero_sums();
     RWKV_UNROLL
     for (int j = 0; j < 4; ++j) {
-      const Fragment state = load_transposed<Blocks64>(room.state[now], 16 * j, own);
-      const Fragment adjoint = load_transposed<Blocks64>(room.adjoint, 16 * j, own);
+      const RightFragment state = load_right_transposed<Blocks64>(room.state[now], 16 * j, own);
+      const RightFragment adjoint = load_right_transposed<Blocks64>(room.adjoint, 16 * j, own);
       add_product(g.of[kR], of_tokens(room.dy[now], j), state);
-      add_product(g.of[kA], of_values(room.dz, j), state);
+      add_product(g.of[kA], of_tokens(room.dz, j), state);
       add_product(g.of[kK], of_tokens(room.v[now], j), adjoint);
-      add_product(g.of[kB], of_values(room.u, j), adjoint);
+      add_product(g.of[kB], of_tokens(room.u, j), adjoint);
       RWKV_UNROLL
       for (int i = 0; i < 4; ++i) {
-        columns[i % 2] += low_half(state.x[i]) * low_half(adjoint.x[i]) +
+        columns[i / 2] += low_half(state.x[i]) * low_half(adjoint.x[i]) +
                           high_half(state.x[i]) * high_half(adjoint.x[i]);
       }
     }
@@ -287,7 +284,7 @@ struct Wkv7ChunkBackKernel {
 
   // sigmoid (1 - sigmoid), to relative precision where one of them is nearly 1.
   RWKV_DEVICE static float sigmoid_slope(float x) {
-    const float e = device::fast_exp(x < 0 ? x : -x), larger = device::fast_inverse(1 + e);
+    const float e = fast_exp(x < 0 ? x : -x), larger = device::fast_inverse(1 + e);
     return e * larger * larger;
   }
   RWKV_DEVICE static float half(const Fragment& f, int n, int h, int e) {
@@ -299,16 +296,16 @@ struct Wkv7ChunkBackKernel {
     const int own = 16 * warp_index();
     const std::byte *scaled = room.scaled[now], *dblocks = room.dblocks;
     {
-      const Fragment k = load_transposed<Rows64>(scaled + kK * kTokensBytes, 0, own);
-      const Fragment b = load_transposed<Rows64>(scaled + kB * kTokensBytes, 0, own);
+      const RightFragment k = load_right_transposed<Rows64>(scaled + kK * kTokensBytes, 0, own);
+      const RightFragment b = load_right_transposed<Rows64>(scaled + kB * kTokensBytes, 0, own);
       add_product(g.of[kR], load_block<Rows16>(dblocks + kRk * kBlockBytes), k);
       add_product(g.of[kR], load_block<Rows16>(dblocks + kRb * kBlockBytes), b);
       add_product(g.of[kA], load_block<Rows16>(dblocks + kAk * kBlockBytes), k);
       add_product(g.of[kA], load_block<Rows16>(dblocks + kM * kBlockBytes), b);
     }
     {
-      const Fragment r = load_transposed<Rows64>(scaled + kR * kTokensBytes, 0, own);
-      const Fragment a = load_transposed<Rows64>(scaled + kA * kTokensBytes, 0, own);
+      const RightFragment r = load_right_transposed<Rows64>(scaled + kR * kTokensBytes, 0, own);
+      const RightFragment a = load_right_transposed<Rows64>(scaled + kA * kTokensBytes, 0, own);
       add_product(g.of[kK], load_transposed<Rows16>(dblocks + kRk * kBlockBytes), r);
       add_product(g.of[kK], load_transposed<Rows16>(dblocks + kAk * kBlockBytes), a);
       add_product(g.of[kB], load_transposed<Rows16>(dblocks + kRb * kBlockBytes), r);

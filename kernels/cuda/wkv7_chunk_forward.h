@@ -211,24 +211,24 @@ struct Wkv7ChunkWayKernel {
     }
     Fragment v = load_transposed<Rows64>(room.v[c % 2], 0, 16 * warp_index());
     if (of_map) v = {{0, 0, 0, 0}};
-    Sums z = zero_sums(), u = zero_sums();
+    Sums z = zero_sums();
     RWKV_UNROLL
     for (int j = 0; j < 4; ++j) {
-      add_product(z, before[j], load_block<Rows64>(scaled + kA * kTokensBytes, 0, 16 * j));
+      add_product(z, before[j], load_right<Rows64>(scaled + kA * kTokensBytes, 0, 16 * j));
     }
     tokens.first_columns(z);
-    add_product(z, v, load_block<Rows16>(blocks + kAk * kBlockBytes));
-    add_product(u, rounded(z), load_block<Rows16>(blocks + kM * kBlockBytes));
-    Fragment removed = rounded(u);
+    add_product(z, v, load_right<Rows16>(blocks + kAk * kBlockBytes));
+    Fragment removed = times_inverse<true>(z, blocks);
     if (!kMap) {
       Sums out = zero_sums();
       RWKV_UNROLL
       for (int j = 0; j < 4; ++j) {
-        add_product(out, load_block<Rows64>(scaled + kR * kTokensBytes, 0, 16 * j), before[j]);
+        add_product(out, load_block<Rows64>(scaled + kR * kTokensBytes, 0, 16 * j),
+                    right(before[j]));
       }
       tokens.first_rows(out);
-      add_product(out, load_block<Rows16>(blocks + kRk * kBlockBytes), v);
-      add_product(out, load_block<Rows16>(blocks + kRb * kBlockBytes), removed);
+      add_product(out, load_block<Rows16>(blocks + kRk * kBlockBytes), right(v));
+      add_product(out, load_block<Rows16>(blocks + kRb * kBlockBytes), right(removed));
       write_tokens(rounded(out), head.own(c), y);
     }
     tokens.stop(state);
@@ -236,9 +236,10 @@ struct Wkv7ChunkWayKernel {
     tokens.last_columns(removed);
     RWKV_UNROLL
     for (int j = 0; j < 4; ++j) {
-      add_product(state[j], v, load_transposed<Rows64>(scaled + kK * kTokensBytes, 0, 16 * j));
+      add_product(state[j], v,
+                  load_right_transposed<Rows64>(scaled + kK * kTokensBytes, 0, 16 * j));
       add_product(state[j], removed,
-                  load_transposed<Rows64>(scaled + kB * kTokensBytes, 0, 16 * j));
+                  load_right_transposed<Rows64>(scaled + kB * kTokensBytes, 0, 16 * j));
       scale_columns(state[j], room.decay[slot] + 16 * j);
     }
   }
@@ -253,7 +254,7 @@ struct Wkv7ChunkWayKernel {
     for (int j = 0; j < 4; ++j) {
       scale_columns(adjoint[j], room.decay[slot] + 16 * j);
       add_product(du, rounded(adjoint[j]),
-                  load_block<Rows64>(scaled + kB * kTokensBytes, 0, 16 * j));
+                  load_right<Rows64>(scaled + kB * kTokensBytes, 0, 16 * j));
     }
     tokens.last_columns(du);
     tokens.stop(adjoint);

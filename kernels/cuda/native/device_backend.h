@@ -138,9 +138,18 @@ RWKV_DEVICE uint32_t warp_xor_bits(uint32_t value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
 
-RWKV_DEVICE float fast_exp(float x) { return __expf(x); }
-RWKV_DEVICE float fast_sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
-RWKV_DEVICE float fast_inverse(float x) { return __fdividef(1.0f, x); }
+// Of a few units in the last place; subnormal numbers count as zero, which saves the instructions
+// that would care for them.
+RWKV_DEVICE float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+RWKV_DEVICE float fast_inverse(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 // GPUs before sm_80 lack the instructions of the kernels in chunks, and bf16 with them: the backend
 // says so, and those kernels are not called.
 #if __CUDA_ARCH__ >= 800
@@ -149,11 +158,21 @@ RWKV_DEVICE float fast_inverse(float x) { return __fdividef(1.0f, x); }
 #define RWKV_FROM_SM80(...) __trap()
 #endif
 
+#if __CUDA_ARCH__ < 800
+RWKV_DEVICE uint32_t bf16_bits(float value) {
+  const uint32_t u = __float_as_uint(value), rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  return (u & 0x7fffffffu) > 0x7f800000u ? (u >> 16) | 0x40u : rounded;
+}
+#endif
 // Two bf16, `low` in the lower half; to nearest, ties to even.
 RWKV_DEVICE uint32_t pack_bf16(float low, float high) {
-  uint32_t packed = 0;
-  RWKV_FROM_SM80(asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low)));
+#if __CUDA_ARCH__ >= 800
+  uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
+#else
+  return bf16_bits(low) | bf16_bits(high) << 16;
+#endif
 }
 
 // sum (16 x 8) += a (16 x 16) b (16 x 8) in bf16 with float sums; PTX's layout of mma.m16n8k16.
@@ -182,6 +201,13 @@ RWKV_DEVICE void load_matrices_transposed(const std::byte* matrix, int row, uint
                : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
                : "r"(shared_address(matrix) + static_cast<uint32_t>(row))
                : "memory");
+}
+// The transpose of an 8 x 8 matrix of which thread l has the elements 2 (l % 4) and the next of row
+// l / 4.
+RWKV_DEVICE uint32_t transpose_matrix(uint32_t x) {
+  uint32_t y;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
 }
 
 // 16 bytes into shared memory, zeros unless `there`. They have come when the thread has waited for

@@ -82,13 +82,15 @@ float warp_read(float value, int lane);
 uint32_t warp_ballot(bool vote);
 uint32_t warp_xor_bits(uint32_t value, int mask);
 
-inline float fast_exp(float x) { return std::exp(x); }
-inline float fast_sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
+inline float fast_exp2(float x) { return std::exp2(x); }
 inline float fast_inverse(float x) { return 1.0f / x; }
-uint32_t pack_bf16(float low, float high);
+inline uint32_t pack_bf16(float low, float high) {
+  return bf16(low).bits | static_cast<uint32_t>(bf16(high).bits) << 16;
+}
 
 void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void load_matrices(const std::byte* matrix, int row, uint32_t (&x)[4]);
+uint32_t transpose_matrix(uint32_t x);
 void load_matrices_transposed(const std::byte* matrix, int row, uint32_t (&x)[4]);
 
 // Until a thread has waited, what it copies is not there, nor what was there before.

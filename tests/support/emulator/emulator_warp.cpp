@@ -51,13 +51,6 @@ uint32_t warp_xor_bits(uint32_t value, int mask) {
 }
 void sync_warp() { meet({}); }
 
-uint32_t pack_bf16(float low, float high) {
-  cuda::Bf16 halves[2];
-  cuda::store(&halves[0], low);
-  cuda::store(&halves[1], high);
-  return halves[0].bits | static_cast<uint32_t>(halves[1].bits) << 16;
-}
-
 // Thread l: row l / 4 and that + 8 of a and sum, column l / 4 of b.
 void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   const Shown* shown = meet({{a[0], a[1], a[2], a[3], b0, b1}});
@@ -74,6 +67,14 @@ void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 void load_matrices(const std::byte* matrix, int row, uint32_t (&x)[4]) {
   const Shown* shown = show_row(matrix + row);
   for (int m = 0; m < 4; ++m) x[m] = element_pair(shown, m, own_lane() / 4, own_lane() % 4);
+}
+uint32_t transpose_matrix(uint32_t x) {
+  const Shown* shown = meet({{x}});
+  const int column = own_lane() / 4, first = own_lane() % 4 * 2;
+  const auto element = [&](int row) {
+    return half_of(shown[row * 4 + column / 2].words[0], column % 2);
+  };
+  return element(first) | element(first + 1) << 16;
 }
 void load_matrices_transposed(const std::byte* matrix, int row, uint32_t (&x)[4]) {
   const Shown* shown = show_row(matrix + row);
