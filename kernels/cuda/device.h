@@ -11,6 +11,7 @@
 //   pack_bf16(low, high)              two bf16 in a word, to nearest, ties to even
 //   fast_exp2(x), fast_inverse(x)     2^x and 1/x to a few units in the last place
 //   sync_block()                      all threads of the block must come
+//   sync_team(team)                   of two teams of 128 threads in a block one: its own must come
 //   warp_xor(value, mask)             the value of the thread whose number in the warp differs by
 //                                     mask
 //   shared_memory()                   the block's own bytes, 16-byte aligned

@@ -30,6 +30,11 @@ RWKV_DEVICE const T& as(const std::byte* p) {
 RWKV_DEVICE int own_row() { return lane_index() / 4; }
 RWKV_DEVICE int own_column() { return lane_index() % 4 * 2; }
 
+// Four warps share 64 rows or columns: where the 16 of the thread's warp begin.
+inline constexpr int kTeamWarps = 4;
+RWKV_DEVICE int team_warp() { return warp_index() % kTeamWarps; }
+RWKV_DEVICE int own_band() { return 16 * team_warp(); }
+
 // Layouts in shared memory: bytes from the start to an element; and to the same element of a block
 // whose corner is at multiples of 16, from that of the first block. Rows have such lengths that 8
 // pieces of 16 bytes, one of each of 8 rows, lie in all banks.
@@ -193,8 +198,8 @@ RWKV_DEVICE void read_state(const float* from, Sums (&state)[4]) {
   for (int i = 0; i < 16; ++i) {
     const int j = i / 4, n = i / 2 % 2, h = i % 2;
     const float* p = from == nullptr ? nullptr
-                                     : from + (16 * warp_index() + own_row() + 8 * h) * 64 +
-                                           16 * j + 8 * n + own_column();
+                                     : from + (own_band() + own_row() + 8 * h) * 64 + 16 * j +
+                                           8 * n + own_column();
     const Floats2 x = p == nullptr ? Floats2{{0, 0}} : *reinterpret_cast<const Floats2*>(p);
     state[j].c[n][2 * h] = x.x[0];
     state[j].c[n][2 * h + 1] = x.x[1];
@@ -210,7 +215,7 @@ RWKV_DEVICE void write_state(const Sums (&state)[4], float* to) {
   RWKV_UNROLL
   for (int i = 0; i < 16; ++i) {
     const int j = i / 4, n = i / 2 % 2, h = i % 2;
-    float* p = to + (16 * warp_index() + own_row() + 8 * h) * 64 + 16 * j + 8 * n + own_column();
+    float* p = to + (own_band() + own_row() + 8 * h) * 64 + 16 * j + 8 * n + own_column();
     *reinterpret_cast<Floats2*>(p) = {{state[j].c[n][2 * h], state[j].c[n][2 * h + 1]}};
   }
 }

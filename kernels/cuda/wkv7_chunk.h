@@ -69,7 +69,7 @@ struct HeadTokens {
   int handed;     // the chunk behind which the state before an overlap is; none: no chunk's index
 
   RWKV_DEVICE HeadTokens(const Wkv7Input<Bf16>& in, int64_t bh, int64_t begin, int64_t end)
-      : first(in.at(bh, begin, kChunkHead) + 16 * warp_index()),
+      : first(in.at(bh, begin, kChunkHead) + own_band()),
         count(static_cast<int>(end - begin)),
         stride(static_cast<int>(in.heads) * kChunkHead),
         saved(bh * ((in.tokens + kChunk - 1) / kChunk) + begin / kChunk),
@@ -145,7 +145,7 @@ RWKV_DEVICE void fetch_tokens(const OwnTokens& own, const Bf16* from, std::byte*
   const int row = own.lane / 2, column = own.lane % 2 * 8;
   const bool there = row < own.count;
   const Bf16* p = from + (there ? own.at(row, column) : own.first);
-  device::copy_async(to + Rows64::offset(row, 16 * warp_index() + column),
+  device::copy_async(to + Rows64::offset(row, own_band() + column),
                      reinterpret_cast<const std::byte*>(p), there);
 }
 RWKV_DEVICE void fetch_decays(const OwnTokens& own, const float* from, std::byte* to) {
@@ -154,7 +154,7 @@ RWKV_DEVICE void fetch_decays(const OwnTokens& own, const float* from, std::byte
     const int row = own.lane / 4 + 8 * i, column = own.lane % 4 * 4;
     const bool there = row < own.count;
     const float* p = from + (there ? own.at(row, column) : own.first);
-    device::copy_async(to + Floats64::offset(row, 16 * warp_index() + column),
+    device::copy_async(to + Floats64::offset(row, own_band() + column),
                        reinterpret_cast<const std::byte*>(p), there);
   }
 }
@@ -193,7 +193,7 @@ struct Gammas {
 // Thread l has tokens 2 (l / 4) and the next, keys 4 (l % 4) ... of the warp's. Logarithms here are
 // of base 2.
 RWKV_DEVICE Gammas gammas(const std::byte* w_raw, int tokens, int lane) {
-  const int group = lane / 4, column = 16 * warp_index() + lane % 4 * 4;
+  const int group = lane / 4, column = own_band() + lane % 4 * 4;
   float logs[2][4], sum[4];
   RWKV_UNROLL
   for (int t = 0; t < 2; ++t) {
@@ -238,7 +238,7 @@ RWKV_DEVICE Gammas scale_operands(const std::byte* raw, const std::byte* w_raw, 
   const Gammas g = gammas(w_raw, tokens, lane);
   RWKV_UNROLL
   for (int t = 0; t < 2; ++t) {
-    const int at = Rows64::offset(lane / 4 * 2 + t, 16 * warp_index() + lane % 4 * 4);
+    const int at = Rows64::offset(lane / 4 * 2 + t, own_band() + lane % 4 * 4);
     RWKV_UNROLL
     for (int i = 0; i < kScaled; ++i) {
       const int place = i * kTokensBytes + at;
@@ -313,7 +313,7 @@ RWKV_DEVICE Sums lower_triangle(const Sums& s, bool with_diagonal) {
 template <bool kTransposed>
 RWKV_DEVICE void fold_state(const float* from, const float* m, const float* add, Sums (&state)[4]) {
   read_state(add, state);
-  const float* rows = from + (16 * warp_index() + own_row()) * kChunkHead;
+  const float* rows = from + (own_band() + own_row()) * kChunkHead;
   for (int l = 0; l < kChunkHead; ++l) {
     const float upper = rows[l], lower = rows[8 * kChunkHead + l];
     RWKV_UNROLL
@@ -361,7 +361,7 @@ RWKV_DEVICE Fragment add_outputs(const std::byte* scaled, const std::byte* block
 template <bool kPlain>
 RWKV_DEVICE void make_blocks(const std::byte* scaled, const Documents<kPlain>& documents,
                              std::byte* scratch, std::byte* blocks) {
-  const int block = warp_index();
+  const int block = team_warp();
   const bool of_r = block == kRb || block == kRk, with_k = block == kAk || block == kRk;
   const std::byte* left = scaled + (of_r ? kR : kA) * kTokensBytes;
   const std::byte* right = scaled + (with_k ? kK : kB) * kTokensBytes;

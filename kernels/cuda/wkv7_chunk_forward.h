@@ -47,7 +47,7 @@ struct Wkv7ChunkWayKernel {
     float decay[3][kChunkHead];
     std::byte blocks[2][kBlocks * kBlockBytes];
     std::byte scratch[kInverseBytes];
-    uint32_t starts[3][kChunkThreads / kWarp];  // of the scaled chunks, for each warp
+    uint32_t starts[3][kTeamWarps];  // of the scaled chunks, for each warp
   };
 
   RWKV_DEVICE void operator()() const {
@@ -104,7 +104,7 @@ struct Wkv7ChunkWayKernel {
   }
 
   RWKV_DEVICE static Documents<kPlain> documents(const Room& room, int slot) {
-    return {kPlain ? 0u : room.starts[slot][warp_index()]};
+    return {kPlain ? 0u : room.starts[slot][team_warp()]};
   }
 
   // Chunks in the order of the way: the i-th.
@@ -160,7 +160,7 @@ struct Wkv7ChunkWayKernel {
     RWKV_UNROLL
     for (int i = 0; i < 32; ++i) {
       const int j = i / 8, n = i / 4 % 2, h = i / 2 % 2, e = i % 2;
-      const bool same = 16 * warp_index() + own_row() + 8 * h == 16 * j + 8 * n + own_column() + e;
+      const bool same = own_band() + own_row() + 8 * h == 16 * j + 8 * n + own_column() + e;
       state[j].c[n][2 * h + e] = same ? 1.0f : 0.0f;
     }
   }
@@ -189,9 +189,9 @@ struct Wkv7ChunkWayKernel {
   RWKV_DEVICE static void scale(Room& room, const HeadTokens& head, int chunk, int slot,
                                 int32_t start) {
     const Gammas g = scale_operands(room.raw, room.w_raw, head.own(chunk).count, room.scaled[slot]);
-    if (!kPlain) room.starts[slot][warp_index()] = device::warp_ballot(start != 0);
+    if (!kPlain) room.starts[slot][team_warp()] = device::warp_ballot(start != 0);
     if (lane_index() / 4 < 7) return;
-    const int column = 16 * warp_index() + lane_index() % 4 * 4;
+    const int column = own_band() + lane_index() % 4 * 4;
     *reinterpret_cast<Floats4*>(&room.decay[slot][column]) = {
         {g.after[1][0], g.after[1][1], g.after[1][2], g.after[1][3]}};
   }
@@ -207,9 +207,9 @@ struct Wkv7ChunkWayKernel {
     if (!kMap && saved != nullptr) {
       std::byte* to = saved + (head.saved + c) * kChunkStateBytes;
       RWKV_UNROLL
-      for (int j = 0; j < 4; ++j) store_block<Blocks64>(to, 16 * warp_index(), 16 * j, before[j]);
+      for (int j = 0; j < 4; ++j) store_block<Blocks64>(to, own_band(), 16 * j, before[j]);
     }
-    Fragment v = load_transposed<Rows64>(room.v[c % 2], 0, 16 * warp_index());
+    Fragment v = load_transposed<Rows64>(room.v[c % 2], 0, own_band());
     if (of_map) v = {{0, 0, 0, 0}};
     Sums z = zero_sums();
     RWKV_UNROLL
@@ -248,7 +248,7 @@ struct Wkv7ChunkWayKernel {
   RWKV_DEVICE void step_back(const Room& room, int i, int slot, Sums (&adjoint)[4]) const {
     const std::byte *scaled = room.scaled[slot], *blocks = room.blocks[i % 2];
     const Documents<kPlain> tokens = documents(room, slot);
-    const Fragment dy_own = load_transposed<Rows64>(room.v[i % 2], 0, 16 * warp_index());
+    const Fragment dy_own = load_transposed<Rows64>(room.v[i % 2], 0, own_band());
     Sums du = zero_sums();
     RWKV_UNROLL
     for (int j = 0; j < 4; ++j) {
@@ -279,7 +279,7 @@ Wkv7ChunkWayKernel<kWay, kPlain> chunk_way(const Wkv7Input<Bf16>& in) {
 }
 template <class Kernel>
 void run_chunks(const Stream& stream, int64_t blocks, const Kernel& kernel) {
-  device::launch(stream, {blocks, kChunkThreads, sizeof(typename Kernel::Room)}, kernel);
+  device::launch(stream, {blocks, Kernel::kBlockThreads, sizeof(typename Kernel::Room)}, kernel);
 }
 
 // With maps, tile after tile.

@@ -9,11 +9,12 @@
 
 namespace rwkv::cuda {
 
-// When pieces pay, in heads a multiprocessor. On an H100 a chunk of a head that is alone takes 1.8
-// us forward and 5.9 backward, and a full device does 98 and 32 a microsecond; the maps cost about
-// two forward passes on the way forward, and the same on the way back. So 3 h / 98 < 1.8, and 2 h /
-// 98 + h / 32 < 5.9, for h heads on 132 multiprocessors.
-inline constexpr double kForwardPieces = 0.4, kBackwardPieces = 0.8;
+// When pieces pay, in heads a multiprocessor. On an H100 a chunk of a head that was alone took 1.8
+// us forward, and a full device did 98 a microsecond; the maps cost about two forward passes on the
+// way forward, and the same on the way back: 3 h / 98 < 1.8 for h heads on 132 multiprocessors.
+// Backward is estimated from counts of instructions: 2.8 us alone, and 42 a microsecond; 2 h / 98 +
+// h / 42 < 2.8.
+inline constexpr double kForwardPieces = 0.4, kBackwardPieces = 0.5;
 // Blocks of the chunk kernels that a multiprocessor holds.
 inline constexpr int64_t kChunkBlocks = 4;
 
@@ -131,32 +132,41 @@ void wkv7_chunk_forward(const Stream& stream, const Wkv7Forward& op) {
   run_chunks(stream, input.tiles * heads, kernel);
 }
 
+// `blocks` of them; ends, at_end: the kernel's. With two teams where a block may have so much
+// shared memory.
 template <bool kFolded, bool kPlain>
-Wkv7ChunkBackKernel<kFolded, kPlain> chunk_back(const Wkv7Backward& op) {
-  return {Wkv7Input<Bf16>(op.in),
-          op.s_saved.data,
-          in<float>(op.ds_out),
-          nullptr,
-          in<float>(op.m),
-          in<float>(op.c),
-          nullptr,
-          in<Bf16>(op.dy),
-          out<Bf16>(op.dr),
-          out<Bf16>(op.dk),
-          out<Bf16>(op.dv),
-          out<Bf16>(op.da),
-          out<Bf16>(op.db),
-          out<float>(op.dw_raw),
-          out<float>(op.ds_in)};
+void run_chunks_back(const Stream& stream, const Wkv7Backward& op, const Wkv7Input<Bf16>& input,
+                     int64_t blocks, const float* ends, float* at_end) {
+  const auto run = [&](auto teams) {
+    run_chunks(stream, blocks,
+               Wkv7ChunkBackKernel<kFolded, kPlain, teams>{
+                   input,
+                   op.s_saved.data,
+                   in<float>(op.ds_out),
+                   ends,
+                   in<float>(op.m),
+                   in<float>(op.c),
+                   at_end,
+                   in<Bf16>(op.dy),
+                   out<Bf16>(op.dv),
+                   {input.w_raw, out<Bf16>(op.dr), out<Bf16>(op.dk), out<Bf16>(op.da),
+                    out<Bf16>(op.db), out<float>(op.dw_raw)},
+                   out<float>(op.ds_in)});
+  };
+  using Teams = Wkv7ChunkBackKernel<kFolded, kPlain, true>;
+  device::block_shared_bytes() >= static_cast<int64_t>(sizeof(typename Teams::Room))
+      ? run(std::true_type{})
+      : run(std::false_type{});
 }
 
 // With maps, tile after tile.
 template <bool kPlain>
 void wkv7_folded_backward(const Stream& stream, const Wkv7Backward& op) {
-  auto kernel = chunk_back<true, kPlain>(op);
-  const int64_t heads = kernel.in.batch * kernel.in.heads;
-  kernel.at_end = reinterpret_cast<float*>(device::scratch(stream, heads * kChunkSquare * 4));
-  run_chunks(stream, heads, kernel);
+  const Wkv7Input<Bf16> input(op.in);
+  const int64_t heads = input.batch * input.heads;
+  run_chunks_back<true, kPlain>(
+      stream, op, input, heads, nullptr,
+      reinterpret_cast<float*>(device::scratch(stream, heads * kChunkSquare * 4)));
 }
 
 // What is handed on before an overlap has its gradient join inside a piece, and nothing comes from
@@ -166,8 +176,7 @@ void wkv7_chunk_backward(const Stream& stream, const Wkv7Backward& op) {
   if (!op.m.empty()) return wkv7_folded_backward<kPlain>(stream, op);
   const Wkv7Input<Bf16> input = in_pieces(stream, op.in, kBackwardPieces);
   const int64_t heads = input.batch * input.heads;
-  auto kernel = chunk_back<false, kPlain>(op);
-  kernel.in = input;
+  const float* ends = nullptr;
   if (input.tiles > 1) {
     const bool overlaps = op.in.overlap > 0;
     const PieceRoom room(stream, input);
@@ -179,13 +188,13 @@ void wkv7_chunk_backward(const Stream& stream, const Wkv7Backward& op) {
     auto adjoints = chunk_way<ChunkWay::kAdjoint, kPlain>(input);
     adjoints.first = 1;
     adjoints.s_in = overlaps ? in<float>(op.ds_out) : nullptr;
-    adjoints.dy = kernel.dy;
+    adjoints.dy = in<Bf16>(op.dy);
     adjoints.s_out = room.add;
     run_chunks(stream, (input.tiles - 1) * heads, adjoints);
     room.fold(stream, input, overlaps ? nullptr : in<float>(op.ds_out), true);
-    kernel.ends = room.edges;
+    ends = room.edges;
   }
-  run_chunks(stream, input.tiles * heads, kernel);
+  run_chunks_back<false, kPlain>(stream, op, input, input.tiles * heads, ends, nullptr);
 }
 
 }  // namespace rwkv::cuda

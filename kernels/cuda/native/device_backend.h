@@ -32,6 +32,10 @@ RWKV_DEVICE float from_fp16(uint16_t bits) {
   return x;
 }
 RWKV_DEVICE void sync_block() { __syncthreads(); }
+// The 128 threads of a team, of two in a block, alone.
+RWKV_DEVICE void sync_team(int team) {
+  asm volatile("bar.sync %0, 128;" ::"r"(team + 1) : "memory");
+}
 RWKV_DEVICE float warp_xor(float value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
@@ -42,17 +46,19 @@ RWKV_DEVICE void raise_max(int64_t* to, int64_t value) {
 inline constexpr int64_t kLeafRoom = int64_t{64} << 20;
 // Tokens of the recurrence that a block of its own is worth.
 inline constexpr int64_t kLeastPiece = 256;
-// Of the current device.
-inline int64_t multiprocessors() {
-  static thread_local int counts[64] = {};
+// Of the current device, asked once.
+template <cudaDeviceAttr kWhat>
+int64_t attribute() {
+  static thread_local int values[64] = {};
   int device = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
-  int& count = counts[device % 64];
-  if (count == 0) {
-    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "attribute");
-  }
-  return count;
+  int& value = values[device % 64];
+  if (value == 0) check(cudaDeviceGetAttribute(&value, kWhat, device), "attribute");
+  return value;
 }
+inline int64_t multiprocessors() { return attribute<cudaDevAttrMultiProcessorCount>(); }
+// That a block may have.
+inline int64_t block_shared_bytes() { return attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>(); }
 inline int64_t room(const Stream& stream) { return stream.scratch_bytes; }
 // Memory for a launch and those that follow it on the stream.
 inline std::byte* scratch(const Stream& stream, int64_t bytes) {

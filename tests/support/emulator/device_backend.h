@@ -28,6 +28,7 @@ int64_t block_count();
 int thread_index();
 int thread_count();
 void sync_block();
+void sync_team(int team);
 float warp_xor(float value, int mask);
 std::byte* shared_memory();
 // A buffer of the emulator's own, filled with what nobody may count on.
@@ -39,7 +40,8 @@ inline float from_fp16(uint16_t bits) {
   return static_cast<float>(x);
 }
 inline int64_t room(const Stream&) { return int64_t{64} << 20; }
-inline int64_t multiprocessors() { return 10; }
+int64_t multiprocessors();
+int64_t block_shared_bytes();
 inline constexpr bool kMuchSharedMemory = true;
 inline constexpr int64_t kLeastPiece = 32;      // so that short sequences are cut too
 inline constexpr int64_t kLeafRoom = 16 << 10;  // so that small weights are cut too
@@ -52,6 +54,11 @@ void run_grid(const LaunchShape&, const std::function<void()>& thread);
 
 // The order in which threads take turns, from the next launch on.
 void shuffle_threads(uint64_t seed);
+// What multiprocessors() and block_shared_bytes() say, on this thread of the process.
+struct DeviceSize {
+  int64_t multiprocessors, block_shared_bytes;
+};
+DeviceSize& device_size();
 
 template <class Kernel>
 void launch(const Stream&, const LaunchShape& shape, const Kernel& kernel) {

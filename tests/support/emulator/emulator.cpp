@@ -17,11 +17,11 @@
 namespace rwkv::device {
 namespace {
 
-constexpr int kWarpSize = 32;
+constexpr int kWarpSize = 32, kTeamSize = 128;
 constexpr ptrdiff_t kCopyBytes = 16;
 constexpr size_t kStack = size_t{1} << 17;
 
-enum class Waits : uint8_t { kNothing, kBlock, kWarp };
+enum class Waits : uint8_t { kNothing, kBlock, kTeam, kWarp };
 
 // A place to come back to. A fiber is entered through its ucontext; after that _setjmp and _longjmp
 // do, which spare two system calls a turn.
@@ -162,10 +162,13 @@ class Machine {
     return true;
   }
 
-  // Lets go on who has met: all threads at a barrier, a warp at a shuffle. An ended thread is
-  // missed at both.
+  // Lets go on who has met: all threads or a team's at a barrier, a warp at a shuffle. An ended
+  // thread is missed at both.
   bool release() {
     bool any = release_range(0, shape_.threads, Waits::kBlock);
+    for (int team = 0; team + kTeamSize <= shape_.threads; team += kTeamSize) {
+      any = release_range(team, team + kTeamSize, Waits::kTeam) || any;
+    }
     for (int warp = 0; warp < shape_.threads; warp += kWarpSize) {
       any = release_range(warp, std::min(warp + kWarpSize, shape_.threads), Waits::kWarp) || any;
     }
@@ -218,6 +221,10 @@ int64_t block_count() { return machine().shape().blocks; }
 int thread_index() { return machine().thread(); }
 int thread_count() { return machine().shape().threads; }
 void sync_block() { machine().wait(Waits::kBlock); }
+void sync_team(int team) {
+  if (thread_index() / kTeamSize != team) throw Error("emulator: another team's barrier");
+  machine().wait(Waits::kTeam);
+}
 std::byte* shared_memory() { return machine().shared(); }
 std::byte* scratch(const Stream&, int64_t bytes) {
   thread_local std::vector<std::byte> room;
@@ -227,6 +234,12 @@ std::byte* scratch(const Stream&, int64_t bytes) {
 void run_grid(const LaunchShape& shape, const std::function<void()>& thread) {
   if (shape.blocks > 0) machine().run(shape, thread);
 }
+DeviceSize& device_size() {
+  thread_local DeviceSize size{10, int64_t{227} << 10};
+  return size;
+}
+int64_t multiprocessors() { return device_size().multiprocessors; }
+int64_t block_shared_bytes() { return device_size().block_shared_bytes; }
 void shuffle_threads(uint64_t seed) { machine().reseed(seed); }
 
 const Shown* meet(const Shown& mine) { return machine().meet(mine); }

@@ -9,4 +9,14 @@ const Backend& emulator_backend() {
   return table;
 }
 
+EmulatedDevice::EmulatedDevice(int64_t multiprocessors, int64_t block_shared_bytes, uint64_t seed)
+    : multiprocessors_before_(device::multiprocessors()),
+      bytes_before_(device::block_shared_bytes()) {
+  device::device_size() = {multiprocessors, block_shared_bytes};
+  device::shuffle_threads(seed);
+}
+EmulatedDevice::~EmulatedDevice() {
+  device::device_size() = {multiprocessors_before_, bytes_before_};
+}
+
 }  // namespace rwkv::test
