@@ -80,38 +80,47 @@ struct NormBackSums {
     const bool inside = lane.c < width;
     const int64_t c = inside ? lane.c : 0;
     const RowRange range = slabs.of_slab(lane.slab);
-    float mix[kKept][K] = {}, d[kKept][K] = {}, sum[kMixes + 2][K] = {}, carry[K] = {};
-    float by[K] = {}, plus[K] = {}, to[K] = {};
-    load_run(weight + c, by);
-    load_run(bias + c, plus);
-    for (int m = 0; m < kMixes; ++m) load_run(gradients.mix[m] + c, mix[m]);
+    if (range.begin == range.end) {
+      float none[kMixes + 2][K] = {};
+      if (inside) sums.put(lane.slab, c, none);
+      return;
+    }
+    Channels p;
+    load_run(weight + c, p.by);
+    load_run(bias + c, p.plus);
+    for (int m = 0; m < kMixes; ++m) load_run(gradients.mix[m] + c, p.mix[m]);
+    float sum[kMixes + 2][K] = {}, carry[K] = {};
     ShiftEdges::Place place{};
     if constexpr (kMixes > 0) {
       place = edges.place(range.end);
-      if (range.begin < range.end && range.end < slabs.rows) {
-        load_gradients(range.end, c, d);
-        carry_left(place, d, mix, carry);
-      }
+      if (range.end < slabs.rows) carry_left(place, Incoming(*this, range.end, c).sums(p), carry);
     }
-    NormedRow now, before;
-    if (range.begin < range.end) now = row(range.end - 1, c, by, plus);
+    NormedRow now = Raw(*this, range.end - 1, c).normed(p);
+    // What the next row needs is on its way while this one is worked on.
+    Raw x_next(*this, range.end - 2, c);
+    Incoming d_next(*this, range.end - 1, c);
     for (int64_t r = range.end - 1; r >= range.begin; --r) {
-      if (r > range.begin || (kMixes > 0 && r > 0)) before = row(r - 1, c, by, plus);
+      const NormedRow before = x_next.normed(p);
+      const Incoming d = d_next;
+      x_next = Raw(*this, r - 2, c);
+      d_next = Incoming(*this, r - 1, c);
+      float to[K];
       if constexpr (kMixes == 0) {
-        load_run(dout + r * width + c, to);
+        d.unpack(0, to);
       } else {
         place = edges.ahead_of(place);
-        load_gradients(r, c, d);
-        through_mixes(place, c, d, mix, carry, now, before, sum, to);
-        carry_left(place, d, mix, carry);
+        const MixSums of = d.sums(p);
+        through_mixes(place, c, of, carry, to);
+        add_mix_gradients(place, c, d, now, before, sum);
+        carry_left(place, of, carry);
         if (inside) store_run(du + r * width + c, to);
       }
       float dy = 0, dy_n = 0;
       for (int j = 0; j < K; ++j) {
         sum[kMixes][j] += to[j] * now.n[j];
         sum[kMixes + 1][j] += to[j];
-        dy += inside ? to[j] * by[j] : 0;
-        dy_n += inside ? to[j] * by[j] * now.n[j] : 0;
+        dy += inside ? to[j] * p.by[j] : 0;
+        dy_n += inside ? to[j] * p.by[j] * now.n[j] : 0;
       }
       row_sums.put(r, lane.part(), dy, dy_n);
       now = before;
@@ -120,57 +129,95 @@ struct NormBackSums {
   }
 
  private:
+  struct Channels {
+    float by[K], plus[K], mix[kKept][K];
+  };
   // Normalised, and with weight and bias as it was stored.
   struct NormedRow {
     float n[K] = {}, u[K] = {};
   };
+  // Over the mixes of a row: of the gradients, and of what they give to the row before.
+  struct MixSums {
+    float all[K], left[K];
+  };
 
-  RWKV_DEVICE NormedRow row(int64_t r, int64_t c, const float (&by)[K],
-                            const float (&plus)[K]) const {
-    NormedRow normed;
-    load_run(x + r * width + c, normed.n);
-    for (int j = 0; j < K; ++j) {
-      normed.n[j] = (normed.n[j] - mean[r]) * rstd[r];
-      if constexpr (kMixes > 0) normed.u[j] = as_stored<T>(normed.n[j] * by[j] + plus[j]);
+  // A row as it lies in memory; ahead of the first one there is none.
+  struct Raw {
+    Run<T, K> x{};
+    float mean = 0, rstd = 0;
+
+    RWKV_DEVICE Raw(const NormBackSums& of, int64_t r, int64_t c) {
+      if (r < 0) return;
+      x = *reinterpret_cast<const Run<T, K>*>(of.x + r * of.width + c);
+      mean = of.mean[r];
+      rstd = of.rstd[r];
     }
-    return normed;
-  }
+    RWKV_DEVICE NormedRow normed(const Channels& p) const {
+      NormedRow row;
+      for (int j = 0; j < K; ++j) {
+        row.n[j] = (load(x.element + j) - mean) * rstd;
+        if constexpr (kMixes > 0) row.u[j] = as_stored<T>(row.n[j] * p.by[j] + p.plus[j]);
+      }
+      return row;
+    }
+  };
+  struct Incoming {
+    Run<T, K> d[kKept] = {};
 
-  RWKV_DEVICE void load_gradients(int64_t r, int64_t c, float (&d)[kKept][K]) const {
-    for (int m = 0; m < kMixes; ++m) load_run(gradients.dout[m] + r * width + c, d[m]);
-  }
+    RWKV_DEVICE Incoming(const NormBackSums& of, int64_t r, int64_t c) {
+      if (r < 0) return;
+      for (int m = 0; m < kKept; ++m) {
+        const T* from = kMixes == 0 ? of.dout : of.gradients.dout[m];
+        d[m] = *reinterpret_cast<const Run<T, K>*>(from + r * of.width + c);
+      }
+    }
+    RWKV_DEVICE void unpack(int m, float (&to)[K]) const {
+      for (int j = 0; j < K; ++j) to[j] = load(d[m].element + j);
+    }
+    RWKV_DEVICE MixSums sums(const Channels& p) const {
+      MixSums s{};
+      for (int m = 0; m < kMixes; ++m) {
+        float own[K];
+        unpack(m, own);
+        for (int j = 0; j < K; ++j) {
+          s.all[j] += own[j];
+          s.left[j] += own[j] * p.mix[m][j];
+        }
+      }
+      return s;
+    }
+  };
 
   // What a row gives to the one before it.
-  RWKV_DEVICE void carry_left(const ShiftEdges::Place& place, const float (&d)[kKept][K],
-                              const float (&mix)[kKept][K], float (&carry)[K]) const {
+  RWKV_DEVICE void carry_left(const ShiftEdges::Place& place, const MixSums& of,
+                              float (&carry)[K]) const {
     const bool cut = edges.is_edge(place);
+    for (int j = 0; j < K; ++j) carry[j] = cut ? 0 : of.left[j];
+  }
+
+  RWKV_DEVICE void through_mixes(const ShiftEdges::Place& place, int64_t c, const MixSums& of,
+                                 const float (&carry)[K], float (&to)[K]) const {
+    const bool handed = from_right != nullptr && place.token == at;
     for (int j = 0; j < K; ++j) {
-      float sum = 0;
-      for (int m = 0; m < kMixes; ++m) sum += d[m][j] * mix[m][j];
-      carry[j] = cut ? 0 : sum;
+      to[j] = of.all[j] - of.left[j] + carry[j];
+      if (handed) to[j] += from_right[int64_t{place.sequence} * width + c + j];
+      to[j] = as_stored<T>(to[j]);
     }
   }
 
-  RWKV_DEVICE void through_mixes(const ShiftEdges::Place& place, int64_t c,
-                                 const float (&d)[kKept][K], const float (&mix)[kKept][K],
-                                 const float (&carry)[K], const NormedRow& now,
-                                 const NormedRow& before, float (&sum)[kMixes + 2][K],
-                                 float (&to)[K]) const {
-    float left[K];
-    for (int j = 0; j < K; ++j) left[j] = before.u[j];
+  RWKV_DEVICE void add_mix_gradients(const ShiftEdges::Place& place, int64_t c, const Incoming& d,
+                                     const NormedRow& now, const NormedRow& before,
+                                     float (&sum)[kMixes + 2][K]) const {
+    float difference[K];
+    for (int j = 0; j < K; ++j) difference[j] = before.u[j];
     if (edges.is_edge(place)) {
-      for (int j = 0; j < K; ++j) left[j] = edges.before(place, c + j);
+      for (int j = 0; j < K; ++j) difference[j] = edges.before(place, c + j);
     }
-    const bool handed = from_right != nullptr && place.token == at;
-    for (int j = 0; j < K; ++j) {
-      to[j] = 0;
-      for (int m = 0; m < kMixes; ++m) {
-        to[j] += d[m][j] * (1 - mix[m][j]);
-        sum[m][j] += d[m][j] * (left[j] - now.u[j]);
-      }
-      to[j] += carry[j];
-      if (handed) to[j] += from_right[int64_t{place.sequence} * width + c + j];
-      to[j] = as_stored<T>(to[j]);
+    for (int j = 0; j < K; ++j) difference[j] -= now.u[j];
+    for (int m = 0; m < kMixes; ++m) {
+      float own[K];
+      d.unpack(m, own);
+      for (int j = 0; j < K; ++j) sum[m][j] += own[j] * difference[j];
     }
   }
 };

@@ -62,10 +62,13 @@ struct NormShiftKernel {
     ShiftEdges::Place place{};
     if constexpr (kMixes > 0) {
       place = edges.place(first);
-      if (place.token != 0) norm(sums, first - 1, c, by, plus, before);
+      if (place.token != 0) norm(sums, raw_row(first - 1, c), c, by, plus, before);
     }
+    Run<T, K> next = raw_row(first, c);  // on its way while the row before it is worked on
     for (int64_t r = first; r < end; ++r) {
-      const Statistics row = norm(sums, r, c, by, plus, own);
+      const Run<T, K> raw = next;
+      if (r + 1 < end) next = raw_row(r + 1, c);
+      const Statistics row = norm(sums, raw, c, by, plus, own);
       if (thread_index() == 0) {
         mean[r] = row.mean;
         rstd[r] = row.rstd;
@@ -84,15 +87,20 @@ struct NormShiftKernel {
     float mean, rstd;
   };
 
-  // Row r, as it is stored.
-  RWKV_DEVICE Statistics norm(BlockSums& sums, int64_t r, int64_t c, const float (&by)[K],
-                              const float (&plus)[K], float (&row)[K]) const {
+  RWKV_DEVICE Run<T, K> raw_row(int64_t r, int64_t c) const {
+    return c < width ? *reinterpret_cast<const Run<T, K>*>(x + r * width + c) : Run<T, K>{};
+  }
+
+  // A row, as it is stored.
+  RWKV_DEVICE Statistics norm(BlockSums& sums, const Run<T, K>& raw, int64_t c,
+                              const float (&by)[K], const float (&plus)[K], float (&row)[K]) const {
     const bool inside = c < width;
     const float inverse = 1.0f / static_cast<float>(width);
     float sum = 0, squares = 0;
-    for (int j = 0; j < K; ++j) row[j] = 0;
-    if (inside) load_run(x + r * width + c, row);
-    for (int j = 0; j < K; ++j) sum += row[j];
+    for (int j = 0; j < K; ++j) {
+      row[j] = load(raw.element + j);
+      sum += row[j];
+    }
     const float mu = sums(sum) * inverse;
     for (int j = 0; j < K; ++j) {
       const float d = row[j] - mu;
