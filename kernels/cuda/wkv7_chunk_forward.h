@@ -2,8 +2,9 @@
 // it:
 //   U = M (A~ S^T + A_ak V),  Y = R~ S^T + A_rk V + A_rb U,  S <- (S + V^T K~ + U^T B~) diag(gamma)
 // with the decay of the whole chunk. Rows of S do not mix: warp i keeps rows 16 i ... 16 i + 15 in
-// registers and needs only its columns of V. What does not depend on the state is done ahead: while
-// chunk c takes its step, the blocks of c + 1 are made and the operands of c + 2 are scaled.
+// registers and needs only its columns of V. What does not depend on the state is done ahead by
+// four warps more: while chunk c takes its step, they scale the operands of c + 1 and make its
+// blocks, and those of c + 2 are on their way.
 #pragma once
 
 #include "kernels/cuda/wkv7_chunk.h"
@@ -21,8 +22,9 @@ enum class ChunkWay {
 // What a block takes on, and where it leaves what it ends with.
 template <ChunkWay kWay, bool kPlain>
 struct Wkv7ChunkWayKernel {
-  static constexpr int kBlockThreads = kChunkThreads,
-                       kBlocksPerSm = device::kMuchSharedMemory ? 4 : 3;
+  static constexpr int kBlockThreads = 2 * kChunkThreads;
+  static constexpr int kBlocksPerSm =
+      device::kMuchSharedMemory && kWay != ChunkWay::kFolded ? 3 : 2;
   static constexpr bool kBack = kWay == ChunkWay::kAdjoint;
 
   Wkv7Input<Bf16> in;
@@ -38,20 +40,24 @@ struct Wkv7ChunkWayKernel {
   bool both;     // kMap: else M alone
   std::byte* saved;
 
-  // In shared memory. Operands of three chunks are alive.
+  // In shared memory.
+  static constexpr int kSlots = 3;
+  struct Slot {
+    std::byte scaled[kScaled * kTokensBytes];  // r, k, a, b until they are scaled in place
+    float decay[kChunkHead];
+    uint32_t starts[kTeamWarps];  // for each warp
+  };
   struct Room {
-    std::byte raw[kScaled * kTokensBytes];
-    std::byte w_raw[kDecaysBytes];
+    Slot slots[kSlots];
+    std::byte w_raw[2][kDecaysBytes];
     std::byte v[2][kTokensBytes];
-    std::byte scaled[3][kScaled * kTokensBytes];
-    float decay[3][kChunkHead];
     std::byte blocks[2][kBlocks * kBlockBytes];
     std::byte scratch[kInverseBytes];
-    uint32_t starts[3][kTeamWarps];  // of the scaled chunks, for each warp
   };
 
   RWKV_DEVICE void operator()() const {
     Room& room = as<Room>(device::shared_memory());
+    if (warp_index() >= kTeamWarps) return prepare(room, tokens_of(this_block()));
     Sums state[4];
     {
       const Place place = this_block();
@@ -103,40 +109,44 @@ struct Wkv7ChunkWayKernel {
     write_state(state, to + square(place.bh, each ? place.tile : 0));
   }
 
-  RWKV_DEVICE static Documents<kPlain> documents(const Room& room, int slot) {
-    return {kPlain ? 0u : room.starts[slot][team_warp()]};
+  // Chunks in the order of the way: the i-th, its slot and its documents.
+  RWKV_DEVICE static int chunk_at(int i, int chunks) { return kBack ? chunks - 1 - i : i; }
+  RWKV_DEVICE static Slot& slot(Room& room, int i) { return room.slots[i % kSlots]; }
+  RWKV_DEVICE static Documents<kPlain> documents(const Slot& slot) {
+    return {kPlain ? 0u : slot.starts[team_warp()]};
   }
 
-  // Chunks in the order of the way: the i-th.
-  RWKV_DEVICE static int chunk_at(int i, int chunks) { return kBack ? chunks - 1 - i : i; }
-
+  // Steps; what comes next is on its way.
   RWKV_DEVICE void run(Room& room, const HeadTokens& head, bool of_map, Sums (&state)[4]) const {
     const int chunks = head.chunks();
-    int32_t start = fetch(room, head, 0, -1);  // of the chunk that is fetched
-    int slot = 0;                              // of chunk i + 2 among three
     for (int i = -2; i < chunks; ++i) {
-      device::wait_copies<0>();
-      device::sync_warp();
-      if (i + 2 < chunks) scale(room, head, chunk_at(i + 2, chunks), slot, start);
-      device::sync_warp();
-      start = fetch(room, head, i + 3, i + 1);
-      const int next = slot == 0 ? 2 : slot - 1, now = slot == 2 ? 0 : slot + 1;
-      if (i + 1 >= 0 && i + 1 < chunks) {
-        make_blocks(room.scaled[next], documents(room, next), room.scratch,
-                    room.blocks[(i + 1) % 2]);
-      }
+      const int32_t start = fetch(room, head, i + 2, i + 1);
       if (i >= 0) {
         if (kWay == ChunkWay::kFolded) keep_tile_start(i, state);
         if constexpr (kBack) {
           const bool joins = !kPlain && s_in != nullptr && chunk_at(i, chunks) == head.handed;
           if (joins) add_state(s_in + square(this_block().bh, 0), state);
-          step_back(room, i, now, state);
+          step_back(room, i, state);
         } else {
-          step(room, head, i, now, of_map, state);
+          step(room, head, i, of_map, state);
         }
         if (kWay == ChunkWay::kFolded) fold_tile_end(i, chunks, state);
       }
-      slot = now;
+      if (!kPlain) slot(room, i + 2).starts[team_warp()] = device::warp_ballot(start != 0);
+      device::wait_copies<0>();
+      device::sync_block();
+    }
+  }
+  // One chunk ahead of the steps.
+  RWKV_DEVICE void prepare(Room& room, const HeadTokens& head) const {
+    const int chunks = head.chunks();
+    for (int i = -2; i < chunks; ++i) {
+      if (i + 1 >= 0 && i + 1 < chunks) {
+        scale(room, head, i + 1);
+        device::sync_team(1);
+        const Slot& next = slot(room, i + 1);
+        make_blocks(next.scaled, documents(next), room.scratch, room.blocks[(i + 1) % 2]);
+      }
       device::sync_block();
     }
   }
@@ -172,11 +182,12 @@ struct Wkv7ChunkWayKernel {
     int32_t start = 0;
     if (operands < chunks) {
       const OwnTokens own = head.own(chunk_at(operands, chunks));
-      fetch_tokens(own, kWay == ChunkWay::kMap ? in.k : in.r, room.raw + kR * kTokensBytes);
-      fetch_tokens(own, kBack ? in.r : in.k, room.raw + kK * kTokensBytes);
-      fetch_tokens(own, in.a, room.raw + kA * kTokensBytes);
-      fetch_tokens(own, in.b, room.raw + kB * kTokensBytes);
-      fetch_decays(own, in.w_raw, room.w_raw);
+      std::byte* to = slot(room, operands).scaled;
+      fetch_tokens(own, kWay == ChunkWay::kMap ? in.k : in.r, to + kR * kTokensBytes);
+      fetch_tokens(own, kBack ? in.r : in.k, to + kK * kTokensBytes);
+      fetch_tokens(own, in.a, to + kA * kTokensBytes);
+      fetch_tokens(own, in.b, to + kB * kTokensBytes);
+      fetch_decays(own, in.w_raw, room.w_raw[operands % 2]);
       if (!kPlain) start = own_start(in, head, chunk_at(operands, chunks));
     }
     if (values >= 0 && values < chunks) {
@@ -186,50 +197,42 @@ struct Wkv7ChunkWayKernel {
     return start;
   }
 
-  RWKV_DEVICE static void scale(Room& room, const HeadTokens& head, int chunk, int slot,
-                                int32_t start) {
-    const Gammas g = scale_operands(room.raw, room.w_raw, head.own(chunk).count, room.scaled[slot]);
-    if (!kPlain) room.starts[slot][team_warp()] = device::warp_ballot(start != 0);
+  RWKV_DEVICE static void scale(Room& room, const HeadTokens& head, int i) {
+    Slot& own = slot(room, i);
+    const int count = head.own(chunk_at(i, head.chunks())).count;
+    const Gammas g = scale_operands(own.scaled, room.w_raw[i % 2], count, own.scaled);
     if (lane_index() / 4 < 7) return;
     const int column = own_band() + lane_index() % 4 * 4;
-    *reinterpret_cast<Floats4*>(&room.decay[slot][column]) = {
+    *reinterpret_cast<Floats4*>(&own.decay[column]) = {
         {g.after[1][0], g.after[1][1], g.after[1][2], g.after[1][3]}};
   }
 
-  RWKV_DEVICE void step(Room& room, const HeadTokens& head, int c, int slot, bool of_map,
+  RWKV_DEVICE void step(Room& room, const HeadTokens& head, int c, bool of_map,
                         Sums (&state)[4]) const {
     constexpr bool kMap = kWay == ChunkWay::kMap;
-    const std::byte *scaled = room.scaled[slot], *blocks = room.blocks[c % 2];
-    const Documents<kPlain> tokens = documents(room, slot);
-    Fragment before[4];
+    const Slot& own = slot(room, c);
+    const std::byte *scaled = own.scaled, *blocks = room.blocks[c % 2];
+    const Documents<kPlain> tokens = documents(own);
+    std::byte* to = saved == nullptr ? nullptr : saved + (head.saved + c) * kChunkStateBytes;
+    Sums z = zero_sums(), out = zero_sums();  // transposed
     RWKV_UNROLL
-    for (int j = 0; j < 4; ++j) before[j] = rounded(state[j]);
-    if (!kMap && saved != nullptr) {
-      std::byte* to = saved + (head.saved + c) * kChunkStateBytes;
-      RWKV_UNROLL
-      for (int j = 0; j < 4; ++j) store_block<Blocks64>(to, own_band(), 16 * j, before[j]);
+    for (int j = 0; j < 4; ++j) {
+      const Fragment before = rounded(state[j]);
+      if (!kMap && to != nullptr) store_block<Blocks64>(to, own_band(), 16 * j, before);
+      add_product(z, before, load_right<Rows64>(scaled + kA * kTokensBytes, 0, 16 * j));
+      if (kMap) continue;
+      add_product(out, before, load_right<Rows64>(scaled + kR * kTokensBytes, 0, 16 * j));
     }
     Fragment v = load_transposed<Rows64>(room.v[c % 2], 0, own_band());
     if (of_map) v = {{0, 0, 0, 0}};
-    Sums z = zero_sums();
-    RWKV_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      add_product(z, before[j], load_right<Rows64>(scaled + kA * kTokensBytes, 0, 16 * j));
-    }
     tokens.first_columns(z);
     add_product(z, v, load_right<Rows16>(blocks + kAk * kBlockBytes));
     Fragment removed = times_inverse<true>(z, blocks);
     if (!kMap) {
-      Sums out = zero_sums();
-      RWKV_UNROLL
-      for (int j = 0; j < 4; ++j) {
-        add_product(out, load_block<Rows64>(scaled + kR * kTokensBytes, 0, 16 * j),
-                    right(before[j]));
-      }
-      tokens.first_rows(out);
-      add_product(out, load_block<Rows16>(blocks + kRk * kBlockBytes), right(v));
-      add_product(out, load_block<Rows16>(blocks + kRb * kBlockBytes), right(removed));
-      write_tokens(rounded(out), head.own(c), y);
+      tokens.first_columns(out);
+      add_product(out, v, load_right<Rows16>(blocks + kRk * kBlockBytes));
+      add_product(out, removed, load_right<Rows16>(blocks + kRb * kBlockBytes));
+      write_tokens(transposed(rounded(out)), head.own(c), y);
     }
     tokens.stop(state);
     tokens.last_columns(v);
@@ -240,19 +243,20 @@ struct Wkv7ChunkWayKernel {
                   load_right_transposed<Rows64>(scaled + kK * kTokensBytes, 0, 16 * j));
       add_product(state[j], removed,
                   load_right_transposed<Rows64>(scaled + kB * kTokensBytes, 0, 16 * j));
-      scale_columns(state[j], room.decay[slot] + 16 * j);
+      scale_columns(state[j], own.decay + 16 * j);
     }
   }
 
   // The i-th chunk of the way back (wkv7_chunk_backward.h).
-  RWKV_DEVICE void step_back(const Room& room, int i, int slot, Sums (&adjoint)[4]) const {
-    const std::byte *scaled = room.scaled[slot], *blocks = room.blocks[i % 2];
-    const Documents<kPlain> tokens = documents(room, slot);
+  RWKV_DEVICE void step_back(Room& room, int i, Sums (&adjoint)[4]) const {
+    const Slot& own = slot(room, i);
+    const std::byte *scaled = own.scaled, *blocks = room.blocks[i % 2];
+    const Documents<kPlain> tokens = documents(own);
     const Fragment dy_own = load_transposed<Rows64>(room.v[i % 2], 0, own_band());
     Sums du = zero_sums();
     RWKV_UNROLL
     for (int j = 0; j < 4; ++j) {
-      scale_columns(adjoint[j], room.decay[slot] + 16 * j);
+      scale_columns(adjoint[j], own.decay + 16 * j);
       add_product(du, rounded(adjoint[j]),
                   load_right<Rows64>(scaled + kB * kTokensBytes, 0, 16 * j));
     }

@@ -9,21 +9,25 @@
 
 namespace rwkv::cuda {
 
-// When pieces pay, in heads a multiprocessor. On an H100 a chunk of a head that was alone took 1.8
-// us forward, and a full device did 98 a microsecond; the maps cost about two forward passes on the
-// way forward, and the same on the way back: 3 h / 98 < 1.8 for h heads on 132 multiprocessors.
-// Backward is estimated from counts of instructions: 2.8 us alone, and 42 a microsecond; 2 h / 98 +
-// h / 42 < 2.8.
-inline constexpr double kForwardPieces = 0.4, kBackwardPieces = 0.5;
-// Blocks of the chunk kernels that a multiprocessor holds.
-inline constexpr int64_t kChunkBlocks = 4;
+// When pieces pay, in heads a multiprocessor, and how many blocks that holds. A chunk of a head
+// that is alone takes a microseconds on an H100, a full device does f in one; the maps cost about
+// two forward passes on the way forward, and the same on the way back, so 3 h / f < a, and backward
+// 2 h / f + h / f' < a', for h heads on 132 multiprocessors. Measured before there were two teams
+// of warps: a = 1.8, f = 98, a' = 5.9, f' = 32; estimated from that by counts of instructions:
+// 0.85, 115, 2.3, 42.
+struct PieceRule {
+  double heads_at_most;
+  int64_t blocks;
+};
+inline constexpr PieceRule kForwardPieces{0.25, 3}, kBackwardPieces{0.4, 2};
 
 // Tokens of a piece; 0: one piece. `room`: bytes for maps and states.
-inline int64_t piece_tokens(int64_t heads, int64_t tokens, double heads_at_most,
+inline int64_t piece_tokens(int64_t heads, int64_t tokens, const PieceRule& rule,
                             int64_t multiprocessors, int64_t room) {
-  if (static_cast<double>(heads) > heads_at_most * static_cast<double>(multiprocessors)) return 0;
+  if (static_cast<double>(heads) > rule.heads_at_most * static_cast<double>(multiprocessors))
+    return 0;
   const int64_t fitting = room / (3 * heads * kChunkSquare * 4);
-  int64_t pieces = multiprocessors * kChunkBlocks / heads;
+  int64_t pieces = multiprocessors * rule.blocks / heads;
   if (pieces > fitting) pieces = fitting;
   if (pieces < 2) return 0;
   const int64_t piece = ((tokens + pieces - 1) / pieces + kChunk - 1) / kChunk * kChunk;
@@ -95,11 +99,11 @@ struct PieceRoom {
 
 // The sequence as tiles that are the pieces.
 inline Wkv7Input<Bf16> in_pieces(const Stream& stream, const Wkv7Sequence& in,
-                                 double heads_at_most) {
+                                 const PieceRule& rule) {
   Wkv7Sequence cut = in;
   const int64_t heads = in.k.shape[0] * in.k.shape[2];
-  cut.tile = piece_tokens(heads, in.k.shape[1], heads_at_most, device::multiprocessors(),
-                          device::room(stream));
+  cut.tile =
+      piece_tokens(heads, in.k.shape[1], rule, device::multiprocessors(), device::room(stream));
   return Wkv7Input<Bf16>(cut);
 }
 // Maps of pieces: they end where pieces end.

@@ -13,7 +13,7 @@ using namespace test;
 using namespace test::chunks;
 
 constexpr int64_t kMuch = int64_t{227} << 10, kLittle = int64_t{99} << 10;  // of sm_90; of sm_86
-constexpr int64_t kFew = 1, kMany = 10;  // so many that a head is cut in pieces
+constexpr int64_t kFew = 1, kMany = 16;  // so many that a head is cut in pieces
 
 void expect_same_bits(const Mode& mode, int64_t tokens, const Cuts& cuts, int64_t tile,
                       int64_t multiprocessors = kFew) {

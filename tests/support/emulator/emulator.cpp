@@ -235,7 +235,7 @@ void run_grid(const LaunchShape& shape, const std::function<void()>& thread) {
   if (shape.blocks > 0) machine().run(shape, thread);
 }
 DeviceSize& device_size() {
-  thread_local DeviceSize size{10, int64_t{227} << 10};
+  thread_local DeviceSize size{16, int64_t{227} << 10};
   return size;
 }
 int64_t multiprocessors() { return device_size().multiprocessors; }
