@@ -162,13 +162,13 @@ RWKV_DEVICE void fetch_decays(const OwnTokens& own, const float* from, std::byte
 // A 16 x 16 block to the tokens that there are. Neighbours trade words, so that four of them write
 // 32 bytes.
 RWKV_DEVICE void write_tokens(const Fragment& f, const OwnTokens& own, Bf16* to) {
-  const bool odd = lane_index() % 2 != 0;
-  const int column = lane_index() % 2 * 8 + lane_index() % 4 / 2 * 4;
+  const bool odd = own.lane % 2 != 0;
+  const int column = own.lane % 2 * 8 + own.lane % 4 / 2 * 4;
   RWKV_UNROLL
   for (int h = 0; h < 2; ++h) {
     const uint32_t left = f.x[h], right = f.x[2 + h];
     const uint32_t other = device::warp_xor_bits(odd ? left : right, 1);
-    const int row = own_row() + 8 * h;
+    const int row = own.lane / 4 + 8 * h;
     if (row >= own.count) continue;
     *reinterpret_cast<Words2*>(to + own.at(row, column)) =
         odd ? Words2{{other, right}} : Words2{{left, other}};

@@ -24,7 +24,7 @@ template <ChunkWay kWay, bool kPlain>
 struct Wkv7ChunkWayKernel {
   static constexpr int kBlockThreads = 2 * kChunkThreads;
   static constexpr int kBlocksPerSm =
-      device::kMuchSharedMemory && kWay != ChunkWay::kFolded ? 3 : 2;
+      device::kThreeTeamBlocks && kPlain && kWay != ChunkWay::kFolded ? 3 : 2;
   static constexpr bool kBack = kWay == ChunkWay::kAdjoint;
 
   Wkv7Input<Bf16> in;
@@ -213,12 +213,17 @@ struct Wkv7ChunkWayKernel {
     const Slot& own = slot(room, c);
     const std::byte *scaled = own.scaled, *blocks = room.blocks[c % 2];
     const Documents<kPlain> tokens = documents(own);
-    std::byte* to = saved == nullptr ? nullptr : saved + (head.saved + c) * kChunkStateBytes;
+    if (!kMap && saved != nullptr) {
+      std::byte* to = saved + (head.saved + c) * kChunkStateBytes;
+      RWKV_UNROLL
+      for (int j = 0; j < 4; ++j) {
+        store_block<Blocks64>(to, own_band(), 16 * j, rounded(state[j]));
+      }
+    }
     Sums z = zero_sums(), out = zero_sums();  // transposed
     RWKV_UNROLL
     for (int j = 0; j < 4; ++j) {
       const Fragment before = rounded(state[j]);
-      if (!kMap && to != nullptr) store_block<Blocks64>(to, own_band(), 16 * j, before);
       add_product(z, before, load_right<Rows64>(scaled + kA * kTokensBytes, 0, 16 * j));
       if (kMap) continue;
       add_product(out, before, load_right<Rows64>(scaled + kR * kTokensBytes, 0, 16 * j));

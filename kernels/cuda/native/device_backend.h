@@ -75,10 +75,17 @@ RWKV_DEVICE std::byte* shared_memory() {
 
 // Whether a multiprocessor has 228 KB of shared memory, as from sm_90 on; less holds fewer blocks,
 // which then may have more registers.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
 inline constexpr bool kMuchSharedMemory = false;
 #else
 inline constexpr bool kMuchSharedMemory = true;
+#endif
+// Whether 80 registers a thread do for the recurrence forward, so that three of its blocks share a
+// multiprocessor: what ptxas needs for sm_90; for sm_100 it spills.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
+inline constexpr bool kThreeTeamBlocks = true;
+#else
+inline constexpr bool kThreeTeamBlocks = false;
 #endif
 
 // A kernel that says how many threads its blocks have and how many blocks a multiprocessor is to
