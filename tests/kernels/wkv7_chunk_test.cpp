@@ -82,6 +82,7 @@ TEST_P(Wkv7Chunks, AMapTakesTheAdjointOverAllTokens) {
 
 TEST_P(Wkv7Chunks, TilesAreFoldedAtTheirEdges) {
   for (const int64_t tokens : {32, 40, 100}) {
+    if (kSanitized && tokens != 40) continue;
     for (const Ends& ends : {kAll, kNone, Ends{true, false, true, false}}) {
       for (const Mode& mode : {kModes[0], kModes[2]}) {
         const Numbers x = operands(mode, tokens);
