@@ -127,9 +127,10 @@ RWKV_DEVICE float fast_exp(float x) { return device::fast_exp2(kLog2E * x); }
 RWKV_DEVICE float sigmoid(float x) {
   return device::fast_inverse(1 + device::fast_exp2(-kLog2E * x));
 }
-// exp(-e^-1/2 sigmoid(w_raw)), in (0.545, 1).
+// exp(-e^-1/2 sigmoid(w_raw)), in (0.545, 1). With expf: near 1 an error of a few units would be
+// that of many tokens' decay together.
 RWKV_DEVICE float decay_of(float w_raw) {
-  return fast_exp(-static_cast<float>(kDecayScale) * sigmoid(w_raw));
+  return expf(-static_cast<float>(kDecayScale) * sigmoid(w_raw));
 }
 
 // Elements of a tensor as a kernel reads them; nullptr where it is empty.

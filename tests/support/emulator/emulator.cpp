@@ -100,8 +100,8 @@ class Machine {
     if (__builtin_setjmp(from.jump) == 0) go(to);
 #endif
   }
-  // A function of its own: setjmp and longjmp must not be in one. Nobody comes back to its frame, so
-  // it must not be marked.
+  // A function of its own: setjmp and longjmp must not be in one. Nobody comes back to its frame,
+  // so it must not be marked.
   [[noreturn, gnu::noinline, gnu::no_sanitize_address]] static void go(Place& to) {
     if (to.entered) __builtin_longjmp(to.jump, 1);
     to.entered = true;
