@@ -2,14 +2,17 @@
 # Everything that can be checked on a machine with a GPU, in one command; what it found goes to a report
 # file. What is not built yet: docs/measurements/gpu_todo.md.
 #   scripts/gpu_check.sh [REPORT]        default: gpu-report.txt
+# PREBUILT=1: nothing is installed or built; build/release was carried here.
 # OFFICIAL=FOLDER: a checkout of RWKV-LM's RWKV-v7/train_temp, measured beside ours (needs PyTorch); its
 # extensions are built before by bench/official_step.py FOLDER --head_chunk 0 --build.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 report=$(realpath -m "${1:-gpu-report.txt}")
-"$root/scripts/install-deps.sh" --dev
-cmake -S "$root" --preset release -DRWKV_BENCH=ON
-cmake --build "$root/build/release" --parallel "$jobs"
+if [[ -z ${PREBUILT:-} ]]; then
+  "$root/scripts/install-deps.sh" --dev
+  cmake -S "$root" --preset release -DRWKV_BENCH=ON
+  cmake --build "$root/build/release" --parallel "$jobs"
+fi
 set_up_trial
 build=$root/build/release
 bench=$build/bench
