@@ -32,22 +32,22 @@ void before_recurrence(const Room& room) {
   const Backend& ops = room.bench.ops();
   const Tensor iclr = room.half(), gate = room.half(), key = room.half(), value = room.half();
   const Tensor first = room.half(), k = room.half(), v = room.half(), a = room.half();
-  const Tensor b = room.half(), w_raw = room.wide();
-  const std::array<Tensor, 5> p = {room.row(), room.row(), room.row(), room.row(), room.row()};
-  const TimeMixInForward forward{w_raw, iclr, gate,  key,   value, first, p[0], p[1], p[2],
-                                 p[3],  p[4], kHead, w_raw, k,     v,     a,    b};
-  room.report("time mix in", 26, [&] { ops.time_mix_in_forward(room.bench.stream(), forward); });
+  const Tensor b = room.half(), dw_raw = room.wide();
+  const std::array<Tensor, 4> p = {room.row(), room.row(), room.row(), room.row()};
+  const TimeMixInForward forward{iclr, gate, key,   value, first, p[0], p[1],
+                                 p[2], p[3], kHead, k,     v,     a,    b};
+  room.report("time mix in", 18, [&] { ops.time_mix_in_forward(room.bench.stream(), forward); });
   const TimeMixInBackward backward{.iclr = iclr,
                                    .value_gate = gate,
                                    .key = key,
                                    .value = value,
                                    .v_first = first,
-                                   .a0 = p[1],
-                                   .k_k = p[2],
-                                   .k_a = p[3],
-                                   .v0 = p[4],
+                                   .a0 = p[0],
+                                   .k_k = p[1],
+                                   .k_a = p[2],
+                                   .v0 = p[3],
                                    .head_size = kHead,
-                                   .dw_raw = w_raw,
+                                   .dw_raw = dw_raw,
                                    .dk = k,
                                    .dv = v,
                                    .da = a,

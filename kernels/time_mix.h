@@ -6,22 +6,19 @@
 namespace rwkv {
 
 // Before. Per channel, heads of N channels:
-//   w_raw = w0 + decay                    (the recurrence takes exp(-e^-1/2 sigmoid(w_raw)))
 //   a     = sigmoid(a0 + iclr)            in-context learning rate
 //   v     = value + (v_first - value) sigmoid(v0 + value_gate)    (first layer: v = value)
 //   kappa = normalize per head (key k_k), divisor max(norm, 1e-12); uses key before the next line
 //   k     = key (1 + (a - 1) k_a)
 //   A     = -kappa, Bv = kappa a
 struct TimeMixInForward {
-  ConstTensor decay;       // (R, C) acc: output of the decay low-rank MLP
-  ConstTensor iclr;        // (R, C) output of the in-context-learning-rate MLP, pre-sigmoid
-  ConstTensor value_gate;  // (R, C) output of the value-residual MLP; empty in the first layer
-  ConstTensor key, value;  // (R, C) projections
-  ConstTensor v_first;     // (R, C) v of the first layer; empty in the first layer
-  ConstTensor w0, a0, k_k, k_a;  // (C) acc
-  ConstTensor v0;                // (C) acc; empty in the first layer
+  ConstTensor iclr;          // (R, C) output of the in-context-learning-rate MLP, pre-sigmoid
+  ConstTensor value_gate;    // (R, C) output of the value-residual MLP; empty in the first layer
+  ConstTensor key, value;    // (R, C) projections
+  ConstTensor v_first;       // (R, C) v of the first layer; empty in the first layer
+  ConstTensor a0, k_k, k_a;  // (C) acc
+  ConstTensor v0;            // (C) acc; empty in the first layer
   int64_t head_size = 64;
-  Tensor w_raw;       // (R, C) acc; may be decay
   Tensor k, v, a, b;  // (R, C): k, v, A, Bv of the recurrence
 };
 

@@ -39,6 +39,7 @@ inline constexpr int64_t wkv7_state_stride(int64_t head_size) {
 struct Wkv7Sequence {
   ConstTensor r, k, v, a, b;  // (B, T, H, N)
   ConstTensor w_raw;          // (B, T, H, N) acc
+  ConstTensor w0 = {};        // (H, N) acc, added to w_raw; empty: nothing is
   ConstTensor starts = {};    // (B, T) i32, not 0: a document starts here, from the zero state
   int64_t tile = 0;           // 0: all tokens
   // The last tokens, which the right neighbour runs again: the state that is handed on (M, B, and

@@ -199,6 +199,7 @@ Wkv7Sequence Rwkv7Block::Call::recurrence() const {
           .a = a.heads(a.a),
           .b = a.heads(a.b),
           .w_raw = a.heads(a.w_raw),
+          .w0 = vec(Rwkv7Param::kW0),
           .starts = pass.starts,
           .tile = pass.tile,
           .overlap = pass.overlap};

@@ -28,7 +28,7 @@ struct Rwkv7Block::Activations final : Saved {
   Tensor r, key, value, k, a, b, g, y;  // (R, C)
   Tensor own_v;                         // (R, C); empty in the first layer
   Tensor v;                             // own_v, or v_first
-  Tensor w_raw;                         // (R, C) acc
+  Tensor w_raw;                         // (R, C) acc, without w0
   Tensor iclr_out, residual_out;        // (R, C)
   Tensor x_mid;                         // (B, T, C) after time mix
   Tensor squared;                       // (R, F) channel mix, after the activation

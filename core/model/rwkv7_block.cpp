@@ -71,19 +71,16 @@ void Rwkv7Block::time_mix_forward(const Call& call, ConstTensor x, const Flow& o
   if (!first_) call.low_rank_forward(a.residual, P::kV1, P::kV2, a.mixed[3], a.residual_out);
   // The first layer's v is v_first: it is written straight to where the later layers read it.
   a.v = first_ ? out.v_first : a.own_v;
-  ops.time_mix_in_forward(stream, {.decay = a.w_raw,
-                                   .iclr = a.iclr_out,
+  ops.time_mix_in_forward(stream, {.iclr = a.iclr_out,
                                    .value_gate = a.residual_out,
                                    .key = a.key,
                                    .value = a.value,
                                    .v_first = first_ ? ConstTensor{} : ConstTensor(out.v_first),
-                                   .w0 = call.vec(P::kW0),
                                    .a0 = call.vec(P::kA0),
                                    .k_k = call.vec(P::kKk),
                                    .k_a = call.vec(P::kKa),
                                    .v0 = call.vec(P::kV0),
                                    .head_size = config_.head_size,
-                                   .w_raw = a.w_raw,
                                    .k = a.k,
                                    .v = a.v,
                                    .a = a.a,

@@ -77,9 +77,8 @@ struct TimeMixChannels {
 
 template <class T, int K>
 struct TimeMixIn {
-  const float *decay, *w0, *a0, *k_k, *k_a, *v0;
+  const float *a0, *k_k, *k_a, *v0;
   const T *iclr, *gate, *key, *value, *first;
-  float* w_raw;
   T *k, *v, *a, *b;
   int64_t rows, width, head_size;
 
@@ -87,26 +86,21 @@ struct TimeMixIn {
     const HeadLane<K> lane(width, head_size);
     if (!lane.is_there(width)) return;
     const TimeMixChannels<K> p(lane.c, a0, k_k, k_a, v0);
-    float decay0[K];
-    load_run(w0 + lane.c, decay0);
     const int64_t begin = lane.group * kForwardRows, end = begin + kForwardRows;
     for (int64_t r = begin; r < end && r < rows; ++r) {
-      row(r * width + lane.c, lane.inside, p, decay0);
+      row(r * width + lane.c, lane.inside, p);
     }
   }
 
  private:
-  RWKV_DEVICE void row(int64_t i, bool inside, const TimeMixChannels<K>& p,
-                       const float (&decay0)[K]) const {
-    float key_i[K], rate[K], scaled[K], squares[K], w[K];
+  RWKV_DEVICE void row(int64_t i, bool inside, const TimeMixChannels<K>& p) const {
+    float key_i[K], rate[K], scaled[K], squares[K];
     load_run(key + i, key_i);
     load_run(iclr + i, rate);
-    load_run(decay + i, w);
     for (int j = 0; j < K; ++j) {
       scaled[j] = key_i[j] * p.k_k[j];
       squares[j] = scaled[j] * scaled[j];
       rate[j] = sigmoid(p.a0[j] + rate[j]);
-      w[j] += decay0[j];
     }
     const KappaNorm kappa(head_sum(squares, inside));
     if (!inside) return;
@@ -117,7 +111,6 @@ struct TimeMixIn {
       to_a[j] = -direction;
       to_b[j] = direction * rate[j];
     }
-    store_run(w_raw + i, w);
     store_run(k + i, to_k);
     store_run(a + i, to_a);
     store_run(b + i, to_b);
@@ -139,15 +132,14 @@ struct TimeMixIn {
 template <class T, int K>
 struct RunTimeMixIn {
   static void run(const Stream& stream, const TimeMixInForward& op) {
-    const int64_t width = op.w0.elements(), rows = op.key.elements() / width;
+    const int64_t width = op.a0.elements(), rows = op.key.elements() / width;
     const int64_t groups = (rows + kForwardRows - 1) / kForwardRows;
     device::launch(
         stream, {HeadLane<K>::blocks(groups, width, op.head_size), kThreads, 0},
-        TimeMixIn<T, K>{in<float>(op.decay), in<float>(op.w0), in<float>(op.a0), in<float>(op.k_k),
-                        in<float>(op.k_a), in<float>(op.v0), in<T>(op.iclr), in<T>(op.value_gate),
-                        in<T>(op.key), in<T>(op.value), in<T>(op.v_first), out<float>(op.w_raw),
-                        out<T>(op.k), out<T>(op.v), out<T>(op.a), out<T>(op.b), rows, width,
-                        op.head_size});
+        TimeMixIn<T, K>{in<float>(op.a0), in<float>(op.k_k), in<float>(op.k_a), in<float>(op.v0),
+                        in<T>(op.iclr), in<T>(op.value_gate), in<T>(op.key), in<T>(op.value),
+                        in<T>(op.v_first), out<T>(op.k), out<T>(op.v), out<T>(op.a), out<T>(op.b),
+                        rows, width, op.head_size});
   }
 };
 template <class T>

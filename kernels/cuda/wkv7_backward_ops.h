@@ -159,7 +159,7 @@ struct Wkv7BackKernel {
       sum_a += old * x.q[i];
       column[i] = starts ? 0 : mine * x.w[n] + x.q[i] * x.a[n];
     }
-    const float gate = sigmoid(in.w_raw[at + n]);
+    const float gate = sigmoid(in.raw_decay(at, n, N));
     store(dr + at + n, load(dr + at + n) + sum_r);
     store(dk + at + n, load(dk + at + n) + sum_k);
     store(db + at + n, sum_b);

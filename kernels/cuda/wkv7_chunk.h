@@ -185,22 +185,30 @@ RWKV_DEVICE Fragment read_tokens(const OwnTokens& own, const Bf16* from) {
   return f;
 }
 
+// The warp's columns of the head's w0 into shared memory; zeros where none is given.
+RWKV_DEVICE void keep_w0(const Wkv7Input<Bf16>& in, int64_t bh, float* to) {
+  if (lane_index() >= 16) return;
+  const int column = own_band() + lane_index();
+  to[column] = in.w0 == nullptr ? 0 : in.w0[bh % in.heads * kChunkHead + column];
+}
+
 // gamma of 4 keys at 2 tokens, before and after each, and 1 / gamma.
 struct Gammas {
   float before[2][4], after[2][4], inverse[2][4];
 };
 
-// Thread l has tokens 2 (l / 4) and the next, keys 4 (l % 4) ... of the warp's. Logarithms here are
-// of base 2.
-RWKV_DEVICE Gammas gammas(const std::byte* w_raw, int tokens, int lane) {
+// w0: of the head, in shared memory. Thread l has tokens 2 (l / 4) and the next, keys 4 (l % 4) ...
+// of the warp's. Logarithms here are of base 2.
+RWKV_DEVICE Gammas gammas(const std::byte* w_raw, const float* w0, int tokens, int lane) {
   const int group = lane / 4, column = own_band() + lane % 4 * 4;
+  const Floats4 plus = *reinterpret_cast<const Floats4*>(w0 + column);
   float logs[2][4], sum[4];
   RWKV_UNROLL
   for (int t = 0; t < 2; ++t) {
     const auto w = as<Floats4>(w_raw + Floats64::offset(2 * group + t, column));
     const float scale = 2 * group + t < tokens ? -kLog2E * static_cast<float>(kDecayScale) : 0.0f;
     RWKV_UNROLL
-    for (int i = 0; i < 4; ++i) logs[t][i] = scale * sigmoid(w.x[i]);
+    for (int i = 0; i < 4; ++i) logs[t][i] = scale * sigmoid(w.x[i] + plus.x[i]);
   }
   RWKV_UNROLL
   for (int i = 0; i < 4; ++i) sum[i] = logs[0][i] + logs[1][i];
@@ -232,10 +240,10 @@ RWKV_DEVICE Words2 times(const Words2& x, const float (&by)[4]) {
 
 // The warp's columns of R~, K~, A~, B~ from r, k, a, b; `scaled` may be `raw`. Returns the decays,
 // for whoever keeps some.
-RWKV_DEVICE Gammas scale_operands(const std::byte* raw, const std::byte* w_raw, int tokens,
-                                  std::byte* scaled) {
+RWKV_DEVICE Gammas scale_operands(const std::byte* raw, const std::byte* w_raw, const float* w0,
+                                  int tokens, std::byte* scaled) {
   const int lane = fresh_lane();
-  const Gammas g = gammas(w_raw, tokens, lane);
+  const Gammas g = gammas(w_raw, w0, tokens, lane);
   RWKV_UNROLL
   for (int t = 0; t < 2; ++t) {
     const int at = Rows64::offset(lane / 4 * 2 + t, own_band() + lane % 4 * 4);

@@ -51,6 +51,7 @@ struct Wkv7ChunkBackKernel {
     std::byte blocks[kBlocks * kBlockBytes];
     std::byte dblocks[kBlocks * kBlockBytes];
     std::byte w_raw[kDecaysBytes];  // before a sync; scratch of the inverse behind it
+    alignas(16) float w0[kChunkHead];
 
     RWKV_DEVICE ChunkSlot& slot(int chunk) { return slots[chunk % kSlots]; }
     RWKV_DEVICE ChunkStepped& step(int chunk) { return stepped[chunk % kSteps]; }
@@ -64,6 +65,7 @@ struct Wkv7ChunkBackKernel {
                                     : HeadTokens(in, bh, tile * in.tile, in.tile_end(tile));
     if (kTeams && warp_index() >= kTeamWarps) return follow(room, head);
     Sums adjoint[4];
+    keep_w0(in, bh, room.w0);
     begin(bh, tile, adjoint);
     run(room, head, bh, adjoint);
     if (!kPlain && !kFolded && tile == 0 && in.handed == 0) add_handed(bh, adjoint);
@@ -137,7 +139,7 @@ struct Wkv7ChunkBackKernel {
     g.start(room.slot(c), room.step(c), documents(room, c));
   }
   RWKV_DEVICE void finish_gradients(Room& room, const HeadTokens& head, int c, Gradients& g) const {
-    g.finish(room.slot(c), room.dblocks, head.own(c), to);
+    g.finish(room.slot(c), room.dblocks, room.w0, head.own(c), to);
   }
 
   RWKV_DEVICE int64_t square(int64_t bh, int64_t tile) const {
@@ -190,7 +192,8 @@ struct Wkv7ChunkBackKernel {
   RWKV_DEVICE static void scale(Room& room, const HeadTokens& head, int c, int32_t start) {
     ChunkSlot& slot = room.slot(c);
     if (!kPlain) slot.starts[team_warp()] = device::warp_ballot(start != 0);
-    const Gammas g = scale_operands(slot.scaled, room.w_raw, head.own(c).count, slot.scaled);
+    const Gammas g =
+        scale_operands(slot.scaled, room.w_raw, room.w0, head.own(c).count, slot.scaled);
     RWKV_UNROLL
     for (int t = 0; t < 2; ++t) {
       const int row = lane_index() / 4 * 2 + t;

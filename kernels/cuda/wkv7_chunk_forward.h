@@ -53,11 +53,16 @@ struct Wkv7ChunkWayKernel {
     std::byte v[2][kTokensBytes];
     std::byte blocks[2][kBlocks * kBlockBytes];
     std::byte scratch[kInverseBytes];
+    alignas(16) float w0[kChunkHead];
   };
 
   RWKV_DEVICE void operator()() const {
     Room& room = as<Room>(device::shared_memory());
-    if (warp_index() >= kTeamWarps) return prepare(room, tokens_of(this_block()));
+    if (warp_index() >= kTeamWarps) {
+      const Place place = this_block();
+      keep_w0(in, place.bh, room.w0);  // a sync comes before it is read
+      return prepare(room, tokens_of(place));
+    }
     Sums state[4];
     {
       const Place place = this_block();
@@ -200,7 +205,7 @@ struct Wkv7ChunkWayKernel {
   RWKV_DEVICE static void scale(Room& room, const HeadTokens& head, int i) {
     Slot& own = slot(room, i);
     const int count = head.own(chunk_at(i, head.chunks())).count;
-    const Gammas g = scale_operands(own.scaled, room.w_raw[i % 2], count, own.scaled);
+    const Gammas g = scale_operands(own.scaled, room.w_raw[i % 2], room.w0, count, own.scaled);
     if (lane_index() / 4 < 7) return;
     const int column = own_band() + lane_index() % 4 * 4;
     *reinterpret_cast<Floats4*>(&own.decay[column]) = {

@@ -90,8 +90,8 @@ struct ChunkGradients {
   }
 
   // Once the blocks are there.
-  RWKV_DEVICE void finish(const ChunkSlot& slot, const std::byte* dblocks, const OwnTokens& tokens,
-                          const ChunkOutputs& to) {
+  RWKV_DEVICE void finish(const ChunkSlot& slot, const std::byte* dblocks, const float* w0,
+                          const OwnTokens& tokens, const ChunkOutputs& to) {
     const int own = own_band();
     const std::byte* scaled = slot.scaled;
     {
@@ -112,7 +112,7 @@ struct ChunkGradients {
     }
     const Fragment old_r = read_tokens(tokens, to.dr);
     const Fragment old_k = read_tokens(tokens, to.dk);
-    write_decay_gradient(scaled, tokens, to);
+    write_decay_gradient(scaled, w0 + own, tokens, to);
     unscale(slot.gamma);
     write_tokens(rounded_sum(of[kR], old_r), tokens, to.dr);
     write_tokens(rounded_sum(of[kK], old_k), tokens, to.dk);
@@ -146,8 +146,8 @@ struct ChunkGradients {
     return e == 0 ? low_half(f.x[2 * n + h]) : high_half(f.x[2 * n + h]);
   }
 
-  RWKV_DEVICE void write_decay_gradient(const std::byte* scaled, const OwnTokens& tokens,
-                                        const ChunkOutputs& to) const {
+  RWKV_DEVICE void write_decay_gradient(const std::byte* scaled, const float* w0,
+                                        const OwnTokens& tokens, const ChunkOutputs& to) const {
     const int own = own_band(), row = own_row();
     const Fragment r = read_own<Rows64>(scaled + kR * kTokensBytes, 0, own);
     const Fragment k = read_own<Rows64>(scaled + kK * kTokensBytes, 0, own);
@@ -155,6 +155,7 @@ struct ChunkGradients {
     const Fragment b = read_own<Rows64>(scaled + kB * kTokensBytes, 0, own);
     RWKV_UNROLL
     for (int n = 0; n < 2; ++n) {
+      const auto plus = *reinterpret_cast<const Floats2*>(w0 + 8 * n + own_column());
       float at[2][2], from[2][2];  // A~ dA~, and the sum from a token on; [half of the rows][e]
       RWKV_UNROLL
       for (int i = 0; i < 4; ++i) {
@@ -175,7 +176,9 @@ struct ChunkGradients {
       for (int h = 0; h < 2; ++h) {
         if (row + 8 * h >= tokens.count) continue;
         const int64_t place = tokens.at(row + 8 * h, 8 * n + own_column());
-        const auto w = *reinterpret_cast<const Floats2*>(to.w_raw + place);
+        auto w = *reinterpret_cast<const Floats2*>(to.w_raw + place);
+        w.x[0] += plus.x[0];
+        w.x[1] += plus.x[1];
         Floats2 result;
         RWKV_UNROLL
         for (int e = 0; e < 2; ++e) {

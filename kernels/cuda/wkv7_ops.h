@@ -11,7 +11,7 @@ namespace rwkv::cuda {
 template <class T>
 struct Wkv7Input {
   const T *r, *k, *v, *a, *b;
-  const float* w_raw;
+  const float *w_raw, *w0;
   const int32_t* starts;
   int64_t batch, tokens, heads, tile, tiles, handed;
 
@@ -22,6 +22,7 @@ struct Wkv7Input {
         a(in<T>(s.a)),
         b(in<T>(s.b)),
         w_raw(in<float>(s.w_raw)),
+        w0(in<float>(s.w0)),
         starts(in<int32_t>(s.starts)),
         batch(s.k.shape[0]),
         tokens(s.k.shape[1]),
@@ -32,6 +33,11 @@ struct Wkv7Input {
 
   RWKV_DEVICE int64_t at(int64_t bh, int64_t t, int64_t n) const {
     return ((bh / heads * tokens + t) * heads + bh % heads) * n;
+  }
+  // w_raw at channel c of the token that begins at `at`, with what belongs to it of w0.
+  RWKV_DEVICE float raw_decay(int64_t at, int64_t c, int64_t n) const {
+    const float raw = w_raw[at + c];
+    return w0 == nullptr ? raw : raw + w0[at / n % heads * n + c];
   }
   RWKV_DEVICE int64_t tile_end(int64_t i) const {
     return (i + 1) * tile < tokens ? (i + 1) * tile : tokens;
@@ -72,7 +78,7 @@ struct TokenVectors {
   template <class T>
   RWKV_DEVICE void load_way(const Wkv7Input<T>& in, int64_t at) const {
     const int n = thread_index();
-    w[n] = decay_of(in.w_raw[at + n]);
+    w[n] = decay_of(in.raw_decay(at, n, N));
     k[n] = load(in.k + at + n);
     v[n] = load(in.v + at + n);
     a[n] = load(in.a + at + n);
@@ -197,7 +203,7 @@ struct Wkv7MapBackKernel {
     for (int64_t t = in.tile_end(tile) - 1; t >= tile * in.tile; --t) {
       const int64_t at = in.at(bh, t, N);
       device::sync_block();
-      x.w[i] = decay_of(in.w_raw[at + i]);
+      x.w[i] = decay_of(in.raw_decay(at, i, N));
       x.a[i] = load(in.a + at + i);
       x.b[i] = load(in.b + at + i);
       x.r[i] = load(in.r + at + i);

@@ -20,12 +20,12 @@ S kappa_norm(const S* key, const S* k_k, int64_t head_size, bool* clipped) {
 
 template <class S>
 void time_mix_in_forward(const Stream&, const TimeMixInForward& op) {
-  const int64_t width = op.w0.elements(), rows = op.key.elements() / width, n_head = op.head_size;
-  const S *decay = op.decay.as<S>(), *iclr = op.iclr.as<S>(), *gate = op.value_gate.as<S>();
+  const int64_t width = op.a0.elements(), rows = op.key.elements() / width, n_head = op.head_size;
+  const S *iclr = op.iclr.as<S>(), *gate = op.value_gate.as<S>();
   const S *key = op.key.as<S>(), *value = op.value.as<S>(), *first = op.v_first.as<S>();
-  const S *w0 = op.w0.as<S>(), *a0 = op.a0.as<S>(), *v0 = op.v0.as<S>();
+  const S *a0 = op.a0.as<S>(), *v0 = op.v0.as<S>();
   const S *k_k = op.k_k.as<S>(), *k_a = op.k_a.as<S>();
-  S *w_raw = op.w_raw.as<S>(), *k = op.k.as<S>(), *v = op.v.as<S>();
+  S *k = op.k.as<S>(), *v = op.v.as<S>();
   S *a = op.a.as<S>(), *b = op.b.as<S>();
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t head = 0; head < width; head += n_head) {
@@ -35,7 +35,6 @@ void time_mix_in_forward(const Stream&, const TimeMixInForward& op) {
         const int64_t i = r * width + c;
         const S rate = sigmoid(a0[c] + iclr[i]);
         const S kappa = key[i] * k_k[c] / norm;
-        w_raw[i] = w0[c] + decay[i];
         v[i] = gate == nullptr ? value[i]
                                : value[i] + (first[i] - value[i]) * sigmoid(v0[c] + gate[i]);
         k[i] = key[i] * (S(1) + (rate - S(1)) * k_a[c]);

@@ -12,6 +12,27 @@ S decay_of(const S& w_raw) {
   return std::exp(-S(kDecayScale) * sigmoid(w_raw));
 }
 
+// w_raw of a token and head, with w0 added where it is given. What `at` returns holds until it is
+// called again.
+template <class S>
+class DecayRows {
+ public:
+  explicit DecayRows(const Wkv7Sequence& in) : raw_(in.w_raw.as<S>()), w0_(in.w0.as<S>()) {
+    heads_ = in.k.shape[2], n_ = in.k.shape[3];
+  }
+  const S* at(int64_t place) {
+    if (w0_ == nullptr) return raw_ + place;
+    const S* w0 = w0_ + place / n_ % heads_ * n_;
+    for (int64_t j = 0; j < n_; ++j) sum_[j] = raw_[place + j] + w0[j];
+    return sum_;
+  }
+
+ private:
+  const S *raw_, *w0_;
+  int64_t heads_, n_;
+  S sum_[kWkv7MaxHead];
+};
+
 // Row i of the state, in place: row <- row diag(w) + (row a) b^T + value k^T. Rows never mix.
 template <class S>
 void wkv7_token_row(int64_t n, const S* w_raw, const S* k, const S& value, const S* a, const S* b,

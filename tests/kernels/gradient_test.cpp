@@ -175,37 +175,35 @@ TEST(ComplexStep, TimeMixIn) {
   for (const bool first : {false, true}) {
     OpUnderTest op;
     const Shape rows{3, 8};
-    for (const char* name : {"decay", "iclr", "key", "value"}) op.inputs[name] = rows;
-    for (const char* name : {"w0", "a0", "k_k", "k_a"}) op.inputs[name] = {8};
+    for (const char* name : {"iclr", "key", "value"}) op.inputs[name] = rows;
+    for (const char* name : {"a0", "k_k", "k_a"}) op.inputs[name] = {8};
     if (!first) {
       op.inputs["gate"] = op.inputs["v_first"] = rows;
       op.inputs["v0"] = {8};
     }
-    for (const char* name : {"w_raw", "k", "v", "a", "b"}) op.outputs[name] = rows;
+    for (const char* name : {"k", "v", "a", "b"}) op.outputs[name] = rows;
     const auto optional = [=](Tensors& t, const char* name) {
       return first ? Tensor{} : t[name].view();
     };
     op.forward = [=](Tensors& in, Tensors& out) {
-      ref::time_mix_in_forward<Complex>({}, {.decay = in["decay"].view(),
-                                             .iclr = in["iclr"].view(),
+      ref::time_mix_in_forward<Complex>({}, {.iclr = in["iclr"].view(),
                                              .value_gate = optional(in, "gate"),
                                              .key = in["key"].view(),
                                              .value = in["value"].view(),
                                              .v_first = optional(in, "v_first"),
-                                             .w0 = in["w0"].view(),
                                              .a0 = in["a0"].view(),
                                              .k_k = in["k_k"].view(),
                                              .k_a = in["k_a"].view(),
                                              .v0 = optional(in, "v0"),
                                              .head_size = 4,
-                                             .w_raw = out["w_raw"].view(),
                                              .k = out["k"].view(),
                                              .v = out["v"].view(),
                                              .a = out["a"].view(),
                                              .b = out["b"].view()});
     };
     op.backward = [=](Tensors& in, Tensors& up, Tensors& d) {
-      Owned<Complex> dfirst(rows);
+      Owned<Complex> dfirst(rows), dw_raw(rows), dw0({8});
+      for (int64_t i = 0; i < 24; ++i) dw_raw[i] = static_cast<double>(i * i);
       ref::time_mix_in_backward<Complex>({},
                                          {.iclr = in["iclr"].view(),
                                           .value_gate = optional(in, "gate"),
@@ -217,7 +215,7 @@ TEST(ComplexStep, TimeMixIn) {
                                           .k_a = in["k_a"].view(),
                                           .v0 = optional(in, "v0"),
                                           .head_size = 4,
-                                          .dw_raw = up["w_raw"].view(),
+                                          .dw_raw = dw_raw.view(),
                                           .dk = up["k"].view(),
                                           .dv = up["v"].view(),
                                           .da = up["a"].view(),
@@ -227,12 +225,14 @@ TEST(ComplexStep, TimeMixIn) {
                                           .dkey = d["key"].view(),
                                           .dvalue = d["value"].view(),
                                           .dv_first = first ? dfirst.view() : d["v_first"].view(),
-                                          .dw0 = d["w0"].view(),
+                                          .dw0 = dw0.view(),
                                           .da0 = d["a0"].view(),
                                           .dk_k = d["k_k"].view(),
                                           .dk_a = d["k_a"].view(),
                                           .dv0 = optional(d, "v0")});
-      d["decay"].values() = up["w_raw"].values();
+      for (int64_t c = 0; c < 8; ++c) {
+        EXPECT_EQ(dw0[c], dw_raw[c] + dw_raw[8 + c] + dw_raw[16 + c]);
+      }
     };
     expect_right(op);
   }
@@ -327,11 +327,12 @@ TEST(ComplexStep, TimeMixOut) {
 
 // 19 tokens: a chunk of saved states and a piece of one.
 TEST(ComplexStep, Wkv7WithIncomingState) {
-  constexpr int64_t kB = 2, kT = 19, kH = 1, kN = 4;
+  constexpr int64_t kB = 2, kT = 19, kH = 2, kN = 4;
   const Shape tokens{kB, kT, kH, kN}, state{kB, kH, kN, kN};
   OpUnderTest op;
   for (const char* name : {"r", "w_raw", "k", "v", "a", "b"}) op.inputs[name] = tokens;
   op.inputs["s_in"] = state;
+  op.inputs["w0"] = {kH, kN};
   op.outputs = {{"y", tokens}, {"s_out", state}};
   const Shape saved{kB, kH, wkv7_saved_states(kT), kN, wkv7_state_stride(kN)};
   op.forward = [=](Tensors& in, Tensors& out) {
@@ -340,7 +341,8 @@ TEST(ComplexStep, Wkv7WithIncomingState) {
                                            .v = in["v"].view(),
                                            .a = in["a"].view(),
                                            .b = in["b"].view(),
-                                           .w_raw = in["w_raw"].view()},
+                                           .w_raw = in["w_raw"].view(),
+                                           .w0 = in["w0"].view()},
                                     .s_in = in["s_in"].view(),
                                     .y = out["y"].view(),
                                     .s_out = out["s_out"].view(),
@@ -354,7 +356,8 @@ TEST(ComplexStep, Wkv7WithIncomingState) {
                                            .v = in["v"].view(),
                                            .a = in["a"].view(),
                                            .b = in["b"].view(),
-                                           .w_raw = in["w_raw"].view()},
+                                           .w_raw = in["w_raw"].view(),
+                                           .w0 = in["w0"].view()},
                                     .s_in = in["s_in"].view(),
                                     .y = y.view(),
                                     .s_out = s_out.view(),
@@ -364,7 +367,8 @@ TEST(ComplexStep, Wkv7WithIncomingState) {
                                             .v = in["v"].view(),
                                             .a = in["a"].view(),
                                             .b = in["b"].view(),
-                                            .w_raw = in["w_raw"].view()},
+                                            .w_raw = in["w_raw"].view(),
+                                            .w0 = in["w0"].view()},
                                      .s_saved = states.view(),
                                      .dy = up["y"].view(),
                                      .ds_out = up["s_out"].view(),
@@ -376,6 +380,8 @@ TEST(ComplexStep, Wkv7WithIncomingState) {
                                      .dw_raw = d["w_raw"].view(),
                                      .ds_in = d["s_in"].view(),
                                      .scratch = scratch.view()});
+    // What TimeMixInBackward does with dw_raw.
+    for (int64_t i = 0; i < kB * kT * kH * kN; ++i) d["w0"][i % (kH * kN)] += d["w_raw"][i];
   };
   const auto small = [&](const char* name) { return normals(name, kB * kT * kH * kN, 0.3); };
   expect_right(op, {{"a", small("a")}, {"b", small("b")}});

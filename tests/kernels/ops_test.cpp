@@ -57,16 +57,14 @@ TEST_P(Ops, Embedding) {
 TEST_P(Ops, TimeMixIn) {
   for (const bool first : {false, true}) {
     TwoBackends b = bench();
-    b.acc_input("decay", kFlat);
     for (const char* name : {"iclr", "gate", "key", "value", "v_first", "dk", "dv", "da", "db"}) {
       b.input(name, kFlat);
     }
     b.acc_input("dw_raw", kFlat);
-    for (const char* name : {"w0", "a0", "v0", "k_k", "k_a"}) b.acc_input(name, {kWidth});
+    for (const char* name : {"a0", "v0", "k_k", "k_a"}) b.acc_input(name, {kWidth});
     for (const char* name : {"k", "v", "a", "b", "ddecay", "diclr", "dkey", "dvalue"}) {
       b.output(name, kFlat);
     }
-    b.acc_output("w_raw", kFlat);
     b.acc_output("dv_first", kFlat, 0.5);
     for (const char* name : {"dw0", "da0", "dk_k", "dk_a"}) b.acc_output(name, {kWidth});
     if (!first) {
@@ -75,19 +73,16 @@ TEST_P(Ops, TimeMixIn) {
     }
     b.run<TimeMixInForward>(&Backend::time_mix_in_forward, [&](const auto& t) {
       const auto later = [&](const char* name) { return first ? Tensor{} : t(name); };
-      return TimeMixInForward{.decay = t("decay"),
-                              .iclr = t("iclr"),
+      return TimeMixInForward{.iclr = t("iclr"),
                               .value_gate = later("gate"),
                               .key = t("key"),
                               .value = t("value"),
                               .v_first = later("v_first"),
-                              .w0 = t("w0"),
                               .a0 = t("a0"),
                               .k_k = t("k_k"),
                               .k_a = t("k_a"),
                               .v0 = later("v0"),
                               .head_size = kHead,
-                              .w_raw = t("w_raw"),
                               .k = t("k"),
                               .v = t("v"),
                               .a = t("a"),
@@ -250,6 +245,7 @@ TEST_P(Ops, Wkv7) {
     b.input("a", tokens, unit);
     b.input("b", tokens, unit * 0.5);
     b.acc_input("w_raw", tokens);
+    b.acc_input("w0", {heads, n});
     b.acc_input("s_in", state);
     b.acc_input("ds_out", state);
     for (const char* name : {"y", "dr", "dk", "dv", "da", "db"}) b.output(name, tokens);
@@ -264,7 +260,8 @@ TEST_P(Ops, Wkv7) {
                                 .v = t("v"),
                                 .a = t("a"),
                                 .b = t("b"),
-                                .w_raw = t("w_raw")},
+                                .w_raw = t("w_raw"),
+                                .w0 = t("w0")},
                          .s_in = t("s_in"),
                          .y = t("y"),
                          .s_out = t("s_out"),
@@ -276,7 +273,8 @@ TEST_P(Ops, Wkv7) {
                                  .v = t("v"),
                                  .a = t("a"),
                                  .b = t("b"),
-                                 .w_raw = t("w_raw")},
+                                 .w_raw = t("w_raw"),
+                                 .w0 = t("w0")},
                           .s_saved = t("saved"),
                           .dy = t("dy"),
                           .ds_out = t("ds_out"),

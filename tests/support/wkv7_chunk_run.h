@@ -73,6 +73,8 @@ inline Numbers operands(const Mode& mode, int64_t tokens) {
   }
   x["w_raw"] = normals("w_raw", count, 2);
   for (double& w : x["w_raw"]) w = static_cast<float>(mode.w_raw.value_or(w - 1));
+  x["w0"] = normals("w0", kHeads * kN, 0.25);
+  for (double& w : x["w0"]) w = static_cast<float>(w);
   x["s_in"] = normals("s_in", kBatch * kHeads * kN * kN, 0.3);
   x["ds_out"] = normals("ds_out", kBatch * kHeads * kN * kN, 0.1);
   return x;
@@ -221,6 +223,7 @@ class Recurrence {
             .a = narrow("a"),
             .b = narrow("b"),
             .w_raw = wide("w_raw", tokens_),
+            .w0 = wide("w0", {kHeads, kN}),
             .starts = some_start_ ? starts_.view() : Tensor{},
             .tile = tile_,
             .overlap = overlap_};

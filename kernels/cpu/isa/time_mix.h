@@ -28,12 +28,11 @@ template <class T>
 
 template <class T>
 void time_mix_in_forward(const Stream& stream, const TimeMixInForward& op) {
-  const int64_t width = op.w0.elements(), rows = op.key.elements() / width, n = op.head_size;
-  const float *decay = op.decay.as<float>(), *w0 = op.w0.as<float>(), *a0 = op.a0.as<float>();
+  const int64_t width = op.a0.elements(), rows = op.key.elements() / width, n = op.head_size;
+  const float* a0 = op.a0.as<float>();
   const float *v0 = op.v0.as<float>(), *k_k = op.k_k.as<float>(), *k_a = op.k_a.as<float>();
   const T *iclr = op.iclr.as<T>(), *gate = op.value_gate.as<T>(), *key = op.key.as<T>();
   const T *value = op.value.as<T>(), *first = op.v_first.as<T>();
-  float* w_raw = op.w_raw.as<float>();
   T *k = op.k.as<T>(), *v = op.v.as<T>(), *a = op.a.as<T>(), *b = op.b.as<T>();
   for_blocks(stream, rows, kRowBlock, [=](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
@@ -45,7 +44,6 @@ void time_mix_in_forward(const Stream& stream, const TimeMixInForward& op) {
         for (int64_t c = 0; c < n; ++c) {
           const float rate = sigmoid(a0[head + c] + load(iclr[o + c]));
           const float kappa = load(key[o + c]) * k_k[head + c] * inverse;
-          w_raw[o + c] = w0[head + c] + decay[o + c];
           store(k[o + c], load(key[o + c]) * (1.0f + (rate - 1.0f) * k_a[head + c]));
           store(a[o + c], -kappa);
           store(b[o + c], kappa * rate);

@@ -86,10 +86,9 @@ struct TokenGradient {
     T *dr = op.dr.as<T>() + at, *dk = op.dk.as<T>() + at, *dv = op.dv.as<T>() + at;
     T *da = op.da.as<T>() + at, *db = op.db.as<T>() + at;
     float* dw = op.dw_raw.as<float>() + at;
-    const float* w_raw = op.in.w_raw.as<float>() + at;
 #pragma omp simd
     for (int c = 0; c < n; ++c) {
-      const float gate = sigmoid(w_raw[c]);
+      const float gate = sigmoid(x.w_raw[c]);
       store(dr[c], load(dr[c]) + r[c]);
       store(dk[c], load(dk[c]) + k[c]);
       store(dv[c], load(dv[c]) + v[c]);

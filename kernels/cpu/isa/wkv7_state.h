@@ -19,7 +19,7 @@ inline constexpr float kDecayScale = 0.60653065971263342f;  // e^-1/2
 template <int Q>
 struct TokenRow {
   alignas(64) float r[16 * Q] = {}, w[16 * Q] = {}, k[16 * Q] = {}, v[16 * Q] = {}, a[16 * Q] = {},
-                           b[16 * Q] = {};
+                           b[16 * Q] = {}, w_raw[16 * Q] = {};
 
   template <class T>
   [[gnu::always_inline]] void read(const Wkv7Sequence& in, int64_t at, int n) {
@@ -27,6 +27,11 @@ struct TokenRow {
     const T *pv = in.v.template as<T>() + at, *pa = in.a.template as<T>() + at;
     const T* pb = in.b.template as<T>() + at;
     const float* pw = in.w_raw.template as<float>() + at;
+    std::memcpy(w_raw, pw, static_cast<size_t>(n) * sizeof(float));
+    if (!in.w0.empty()) {
+      const float* w0 = in.w0.template as<float>() + at % in.w0.elements();
+      for (int c = 0; c < n; ++c) w_raw[c] += w0[c];
+    }
 #pragma omp simd
     for (int c = 0; c < n; ++c) {
       r[c] = load(pr[c]);
@@ -34,7 +39,7 @@ struct TokenRow {
       v[c] = load(pv[c]);
       a[c] = load(pa[c]);
       b[c] = load(pb[c]);
-      w[c] = exp_fast(-kDecayScale * sigmoid(pw[c]));
+      w[c] = exp_fast(-kDecayScale * sigmoid(w_raw[c]));
     }
   }
 };

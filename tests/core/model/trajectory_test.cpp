@@ -102,7 +102,7 @@ TEST(PlantedMistakes, KappaFromTheModifiedKeyIsNoticed) {
   Backend wrong = reference_backend();
   wrong.time_mix_in_forward = [](const Stream& stream, const TimeMixInForward& op) {
     reference::time_mix_in_forward<double>(stream, op);
-    const int64_t width = op.w0.elements(), rows = op.key.elements() / width;
+    const int64_t width = op.a0.elements(), rows = op.key.elements() / width;
     const double *k = op.k.as<double>(), *k_k = op.k_k.as<double>();
     double *a = op.a.as<double>(), *b = op.b.as<double>();
     for (int64_t row = 0; row < rows; ++row) {
