@@ -2,12 +2,15 @@
 # Everything that can be checked on a machine with a GPU, in one command; what it found goes to a report
 # file. What is not built yet: docs/measurements/gpu_todo.md.
 #   scripts/gpu_check.sh [REPORT]        default: gpu-report.txt
+# PART=checks or PART=bench: that part alone, for machines that are lent for minutes.
 # PREBUILT=1: nothing is installed or built; build/release was carried here.
 # OFFICIAL=FOLDER: a checkout of RWKV-LM's RWKV-v7/train_temp, measured beside ours (needs PyTorch); its
 # extensions are built before by bench/official_step.py FOLDER --head_chunk 0 --build.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 report=$(realpath -m "${1:-gpu-report.txt}")
+part=${PART:-all}
+[[ $part == all || $part == checks || $part == bench ]] || fail "PART=$part (allowed: checks, bench)"
 if [[ -z ${PREBUILT:-} ]]; then
   "$root/scripts/install-deps.sh" --dev
   cmake -S "$root" --preset release -DRWKV_BENCH=ON
@@ -29,11 +32,7 @@ check() {
   fi
 }
 
-{
-  date -u +%F
-  git -C "$root" rev-parse HEAD 2>/dev/null || echo "no repository here"
-  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "no nvidia-smi"
-  "$program" doctor
+checks() {
   check "ops" "$build/tests/test_kernels" --gtest_brief=1 '--gtest_filter=*cuda_sm*:Gpu*'
   check "golden models, trajectory" "$build/tests/test_core_model" --gtest_brief=1 '--gtest_filter=*gpu*:*Gpu*'
   check "trajectory through the program" "$build/tests/test_launcher" --gtest_brief=1 '--gtest_filter=*OnTheGpu*'
@@ -66,9 +65,12 @@ check() {
     check "racecheck" compute-sanitizer --error-exitcode 1 --tool racecheck "$build/tests/test_kernels" \
       --gtest_brief=1 '--gtest_filter=*Chunk*cuda_sm*'
   fi
+}
+
+benchmarks() {
   check "products, norms and the recurrence" "$bench/gpu_ops" cuda
   check "products by measured algorithms" "$bench/gpu_ops" cuda measured
-  for size in "12 768 16" "24 1024 8" "24 2048 4"; do
+  for size in "12 768 16" "24 1024 8" "24 2048 4" "32 2560 1"; do
     read -r layers width batch <<<"$size"
     check "steps of $layers x $width" "$bench/train_step" layers="$layers" width="$width" batch="$batch"
     if [[ -n ${OFFICIAL:-} ]]; then
@@ -80,6 +82,15 @@ check() {
     check "losses beside the official model's" python3 "$root/bench/official_losses.py" "$OFFICIAL" "$program"
     python3 "$root/bench/peer_recurrence.py" "$OFFICIAL" || echo "no peer of the recurrence ran"
   fi
+}
+
+{
+  date -u +%F
+  git -C "$root" rev-parse HEAD 2>/dev/null || echo "no repository here"
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "no nvidia-smi"
+  "$program" doctor
+  if [[ $part != bench ]]; then checks; fi
+  if [[ $part != checks ]]; then benchmarks; fi
   echo "$failed failed"
 } 2>&1 | tee "$report"
 if ! grep -q 'training runs there' "$report"; then fail "no GPU was found (see $report)"; fi

@@ -4,8 +4,8 @@
 //   A_ab, A_ak = below the diagonal of A~ B~^T, A~ K~^T
 //   A_rb, A_rk = on and below that of R~ B~^T, R~ K~^T                               (16 x 16)
 //   M = (1 - A_ab)^-1, by substitution in float: powers of A_ab grow where keys repeat.
-// 1 / gamma stays below 1.7e4 as w > 0.545. A block of four warps has a head. Warp i loads and
-// scales columns 16 i ... 16 i + 15 of all operands.
+// 1 / gamma stays below 1.7e4 as w > 0.545. A block has a head. Its warps work in teams of four, of
+// which warp i loads and scales columns 16 i ... 16 i + 15 of all operands.
 //
 // Where documents start in a chunk, pairs of tokens count in the blocks when they are of the same
 // document; the state before the chunk meets the tokens of the first document alone, and the state
