@@ -238,10 +238,11 @@ RWKV_DEVICE Words2 times(const Words2& x, const float (&by)[4]) {
            device::pack_bf16(low_half(x.x[1]) * by[2], high_half(x.x[1]) * by[3])}};
 }
 
-// The warp's columns of R~, K~, A~, B~ from r, k, a, b; `scaled` may be `raw`. Returns the decays,
-// for whoever keeps some.
-RWKV_DEVICE Gammas scale_operands(const std::byte* raw, const std::byte* w_raw, const float* w0,
-                                  int tokens, std::byte* scaled) {
+// The warp's columns of r, k, a, b to R~, K~, A~, B~, in place; kOfR, kOfK: whether those are
+// there. Returns the decays, for whoever keeps some.
+template <bool kOfR, bool kOfK>
+RWKV_DEVICE Gammas scale_operands(std::byte* operands, const std::byte* w_raw, const float* w0,
+                                  int tokens) {
   const int lane = fresh_lane();
   const Gammas g = gammas(w_raw, w0, tokens, lane);
   RWKV_UNROLL
@@ -249,10 +250,9 @@ RWKV_DEVICE Gammas scale_operands(const std::byte* raw, const std::byte* w_raw, 
     const int at = Rows64::offset(lane / 4 * 2 + t, own_band() + lane % 4 * 4);
     RWKV_UNROLL
     for (int i = 0; i < kScaled; ++i) {
-      const int place = i * kTokensBytes + at;
-      as<Words2>(scaled + place) = times(as<Words2>(raw + place), i == kR   ? g.after[t]
-                                                                  : i == kA ? g.before[t]
-                                                                            : g.inverse[t]);
+      if ((i == kR && !kOfR) || (i == kK && !kOfK)) continue;
+      auto& words = as<Words2>(operands + i * kTokensBytes + at);
+      words = times(words, i == kR ? g.after[t] : i == kA ? g.before[t] : g.inverse[t]);
     }
   }
   return g;
@@ -365,12 +365,13 @@ RWKV_DEVICE Fragment add_outputs(const std::byte* scaled, const std::byte* block
   return dz;
 }
 
-// The chunk's blocks, one by each warp.
-template <bool kPlain>
+// The chunk's blocks, one by each warp; of R~ and with K~ where those are there.
+template <bool kOfR, bool kOfK, bool kPlain>
 RWKV_DEVICE void make_blocks(const std::byte* scaled, const Documents<kPlain>& documents,
                              std::byte* scratch, std::byte* blocks) {
   const int block = team_warp();
   const bool of_r = block == kRb || block == kRk, with_k = block == kAk || block == kRk;
+  if ((of_r && !kOfR) || (with_k && !kOfK)) return;
   const std::byte* left = scaled + (of_r ? kR : kA) * kTokensBytes;
   const std::byte* right = scaled + (with_k ? kK : kB) * kTokensBytes;
   Sums s = zero_sums();

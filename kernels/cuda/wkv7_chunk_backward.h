@@ -130,7 +130,7 @@ struct Wkv7ChunkBackKernel {
   }
 
   RWKV_DEVICE static void make_next_blocks(Room& room, int c) {
-    make_blocks(room.slot(c).scaled, documents(room, c), room.w_raw, room.blocks);
+    make_blocks<true, true>(room.slot(c).scaled, documents(room, c), room.w_raw, room.blocks);
   }
   RWKV_DEVICE static void make_gradient_blocks(Room& room, int c) {
     Gradients::make_blocks(room.slot(c), room.step(c), documents(room, c), room.dblocks);
@@ -193,7 +193,7 @@ struct Wkv7ChunkBackKernel {
     ChunkSlot& slot = room.slot(c);
     if (!kPlain) slot.starts[team_warp()] = device::warp_ballot(start != 0);
     const Gammas g =
-        scale_operands(slot.scaled, room.w_raw, room.w0, head.own(c).count, slot.scaled);
+        scale_operands<true, true>(slot.scaled, room.w_raw, room.w0, head.own(c).count);
     RWKV_UNROLL
     for (int t = 0; t < 2; ++t) {
       const int row = lane_index() / 4 * 2 + t;

@@ -26,6 +26,8 @@ struct Wkv7ChunkWayKernel {
   static constexpr int kBlocksPerSm =
       device::kThreeTeamBlocks && kPlain && kWay != ChunkWay::kFolded ? 3 : 2;
   static constexpr bool kBack = kWay == ChunkWay::kAdjoint;
+  // What is read: maps have no outputs, and the adjoint's way no values.
+  static constexpr bool kOfR = kWay != ChunkWay::kMap, kOfK = !kBack;
 
   Wkv7Input<Bf16> in;
   int64_t first;             // kMap, kAdjoint: tile of the first blocks
@@ -150,7 +152,8 @@ struct Wkv7ChunkWayKernel {
         scale(room, head, i + 1);
         device::sync_team(1);
         const Slot& next = slot(room, i + 1);
-        make_blocks(next.scaled, documents(next), room.scratch, room.blocks[(i + 1) % 2]);
+        make_blocks<kOfR, kOfK>(next.scaled, documents(next), room.scratch,
+                                room.blocks[(i + 1) % 2]);
       }
       device::sync_block();
     }
@@ -180,16 +183,16 @@ struct Wkv7ChunkWayKernel {
     }
   }
 
-  // Operands of one chunk and values of another, by their place in the way. What is not needed is
-  // taken from what is. Returns own_start of the operands' chunk.
+  // Operands of one chunk and values of another, by their place in the way. Returns own_start of
+  // the operands' chunk.
   RWKV_DEVICE int32_t fetch(Room& room, const HeadTokens& head, int operands, int values) const {
     const int chunks = head.chunks();
     int32_t start = 0;
     if (operands < chunks) {
       const OwnTokens own = head.own(chunk_at(operands, chunks));
       std::byte* to = slot(room, operands).scaled;
-      fetch_tokens(own, kWay == ChunkWay::kMap ? in.k : in.r, to + kR * kTokensBytes);
-      fetch_tokens(own, kBack ? in.r : in.k, to + kK * kTokensBytes);
+      if (kOfR) fetch_tokens(own, in.r, to + kR * kTokensBytes);
+      if (kOfK) fetch_tokens(own, in.k, to + kK * kTokensBytes);
       fetch_tokens(own, in.a, to + kA * kTokensBytes);
       fetch_tokens(own, in.b, to + kB * kTokensBytes);
       fetch_decays(own, in.w_raw, room.w_raw[operands % 2]);
@@ -205,7 +208,7 @@ struct Wkv7ChunkWayKernel {
   RWKV_DEVICE static void scale(Room& room, const HeadTokens& head, int i) {
     Slot& own = slot(room, i);
     const int count = head.own(chunk_at(i, head.chunks())).count;
-    const Gammas g = scale_operands(own.scaled, room.w_raw[i % 2], room.w0, count, own.scaled);
+    const Gammas g = scale_operands<kOfR, kOfK>(own.scaled, room.w_raw[i % 2], room.w0, count);
     if (lane_index() / 4 < 7) return;
     const int column = own_band() + lane_index() % 4 * 4;
     *reinterpret_cast<Floats4*>(&own.decay[column]) = {
