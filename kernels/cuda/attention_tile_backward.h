@@ -9,7 +9,8 @@ namespace rwkv::cuda {
 
 template <int N>
 struct AttentionTileQueryBack {
-  static constexpr int kBlockThreads = kThreads, kBlocksPerSm = N == 64 ? 3 : 2;
+  static constexpr int kBlockThreads = kThreads;
+  static constexpr int kBlocksPerSm = N == 64 && device::kMuchSharedMemory ? 3 : 2;
   using Layout = RowsOf<N>;
 
   AttentionRows<Bf16> in;
