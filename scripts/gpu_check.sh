@@ -45,7 +45,7 @@ checks() {
   done
   check "the same losses over both" diff <(result_of "$program" "$folder/nccl") <(result_of "$program" "$folder/host")
   check "a training run" "$program" "$root/recipes/base.yaml" parallel.device=cuda run.dir="$folder/base"
-  base=("$program" "$root/recipes/base.yaml" parallel.device=cuda train.steps=12)
+  local base=("$program" "$root/recipes/base.yaml" parallel.device=cuda train.steps=12)
   check "without graphs" "${base[@]}" parallel.graphs=off run.dir="$folder/plain"
   check "with graphs" "${base[@]}" parallel.graphs=on run.dir="$folder/graphs"
   check "graphs keep the bits" diff <(result_of "$program" "$folder/plain") <(result_of "$program" "$folder/graphs")

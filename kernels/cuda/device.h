@@ -77,10 +77,17 @@ template <class T, int K>
 struct alignas(sizeof(T) * K) Run {
   T element[K];
 };
+template <int K, class T>
+RWKV_DEVICE Run<T, K> raw_run(const T* p) {
+  return *reinterpret_cast<const Run<T, K>*>(p);
+}
+template <class T, int K>
+RWKV_DEVICE void unpack(const Run<T, K>& run, float (&x)[K]) {
+  for (int i = 0; i < K; ++i) x[i] = load(run.element + i);
+}
 template <class T, int K>
 RWKV_DEVICE void load_run(const T* p, float (&x)[K]) {
-  const Run<T, K> run = *reinterpret_cast<const Run<T, K>*>(p);
-  for (int i = 0; i < K; ++i) x[i] = load(run.element + i);
+  unpack(raw_run<K>(p), x);
 }
 template <class T, int K>
 RWKV_DEVICE void store_run(T* p, const float (&x)[K]) {

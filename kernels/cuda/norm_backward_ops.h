@@ -80,11 +80,6 @@ struct NormBackSums {
     const bool inside = lane.c < width;
     const int64_t c = inside ? lane.c : 0;
     const RowRange range = slabs.of_slab(lane.slab);
-    if (range.begin == range.end) {
-      float none[kMixes + 2][K] = {};
-      if (inside) sums.put(lane.slab, c, none);
-      return;
-    }
     Channels p;
     load_run(weight + c, p.by);
     load_run(bias + c, p.plus);
@@ -106,7 +101,7 @@ struct NormBackSums {
       d_next = Incoming(*this, r - 1, c);
       float to[K];
       if constexpr (kMixes == 0) {
-        d.unpack(0, to);
+        unpack(d.d[0], to);
       } else {
         place = edges.ahead_of(place);
         const MixSums of = d.sums(p);
@@ -148,14 +143,15 @@ struct NormBackSums {
 
     RWKV_DEVICE Raw(const NormBackSums& of, int64_t r, int64_t c) {
       if (r < 0) return;
-      x = *reinterpret_cast<const Run<T, K>*>(of.x + r * of.width + c);
+      x = raw_run<K>(of.x + r * of.width + c);
       mean = of.mean[r];
       rstd = of.rstd[r];
     }
     RWKV_DEVICE NormedRow normed(const Channels& p) const {
       NormedRow row;
+      unpack(x, row.n);
       for (int j = 0; j < K; ++j) {
-        row.n[j] = (load(x.element + j) - mean) * rstd;
+        row.n[j] = (row.n[j] - mean) * rstd;
         if constexpr (kMixes > 0) row.u[j] = as_stored<T>(row.n[j] * p.by[j] + p.plus[j]);
       }
       return row;
@@ -168,17 +164,14 @@ struct NormBackSums {
       if (r < 0) return;
       for (int m = 0; m < kKept; ++m) {
         const T* from = kMixes == 0 ? of.dout : of.gradients.dout[m];
-        d[m] = *reinterpret_cast<const Run<T, K>*>(from + r * of.width + c);
+        d[m] = raw_run<K>(from + r * of.width + c);
       }
-    }
-    RWKV_DEVICE void unpack(int m, float (&to)[K]) const {
-      for (int j = 0; j < K; ++j) to[j] = load(d[m].element + j);
     }
     RWKV_DEVICE MixSums sums(const Channels& p) const {
       MixSums s{};
       for (int m = 0; m < kMixes; ++m) {
         float own[K];
-        unpack(m, own);
+        unpack(d[m], own);
         for (int j = 0; j < K; ++j) {
           s.all[j] += own[j];
           s.left[j] += own[j] * p.mix[m][j];
@@ -216,7 +209,7 @@ struct NormBackSums {
     for (int j = 0; j < K; ++j) difference[j] -= now.u[j];
     for (int m = 0; m < kMixes; ++m) {
       float own[K];
-      d.unpack(m, own);
+      unpack(d.d[m], own);
       for (int j = 0; j < K; ++j) sum[m][j] += own[j] * difference[j];
     }
   }

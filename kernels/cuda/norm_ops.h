@@ -88,7 +88,7 @@ struct NormShiftKernel {
   };
 
   RWKV_DEVICE Run<T, K> raw_row(int64_t r, int64_t c) const {
-    return c < width ? *reinterpret_cast<const Run<T, K>*>(x + r * width + c) : Run<T, K>{};
+    return c < width ? raw_run<K>(x + r * width + c) : Run<T, K>{};
   }
 
   // A row, as it is stored.
@@ -97,10 +97,8 @@ struct NormShiftKernel {
     const bool inside = c < width;
     const float inverse = 1.0f / static_cast<float>(width);
     float sum = 0, squares = 0;
-    for (int j = 0; j < K; ++j) {
-      row[j] = load(raw.element + j);
-      sum += row[j];
-    }
+    unpack(raw, row);
+    for (int j = 0; j < K; ++j) sum += row[j];
     const float mu = sums(sum) * inverse;
     for (int j = 0; j < K; ++j) {
       const float d = row[j] - mu;

@@ -35,8 +35,9 @@ void wkv7_map(const Stream&, const Wkv7Map& op) {
         std::fill(m, m + n * n, S(0));
         std::fill(from_zero, from_zero + n * n, S(0));
       }
-      wkv7_token(n, decay.at(at), k + at, v + at, a + at, b + at, from_zero);
-      wkv7_token(n, decay.at(at), k + at, static_cast<const S*>(nullptr), a + at, b + at, m);
+      const S* w_raw = decay.at(at);
+      wkv7_token(n, w_raw, k + at, v + at, a + at, b + at, from_zero);
+      wkv7_token(n, w_raw, k + at, static_cast<const S*>(nullptr), a + at, b + at, m);
     }
   }
 }
