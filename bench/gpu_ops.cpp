@@ -1,7 +1,8 @@
 // Single ops of a backend at the shapes that a training step gives them: milliseconds, TFLOP/s,
 // GB/s. The first table is what products reach, which caps everything else.
-//   gpu_ops [cuda | cpu] [products | measured | norm | elements | wkv | attention]
-// measured: products by the algorithm that timing finds, in place of the library's first.
+//   gpu_ops [cuda | cpu] [products | measured | norm | elements | wkv | attention] [WIDTH]
+// measured: products by the algorithm that timing finds, in place of the library's first. WIDTH: of
+// norm and elements, in place of all of them.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -182,7 +183,7 @@ void attention(Bench& bench, int64_t heads, int64_t key_heads, int64_t tokens, i
   bench.clear();
 }
 
-void run(const std::string& backend, const std::string& what) {
+void run(const std::string& backend, const std::string& what, const std::vector<int64_t>& widths) {
   if (backend == "cuda" && cuda_library().devices == 0) throw Error(cuda_library().why);
   Bench bench(backend == "cuda" ? *cuda_library().backend : cpu_backend());
   if (what == "measured" && bench.ops().choices != nullptr) bench.ops().choices->measure(true);
@@ -193,14 +194,16 @@ void run(const std::string& backend, const std::string& what) {
     attention(bench, 32, 8, 16384, 512);
   }
   if (what == "attention") return;
-  for (const int64_t width : {768, 1024, 2048, 2560}) {
+  for (const int64_t width : widths) {
     if (what == "all" || what == "norm") norm_and_shift(bench, 16384, width);
     if (what == "all" || what == "elements") elementwise_ops(bench, 16384, width);
   }
   if (what == "norm" || what == "elements") return;
   recurrence(bench, 8, 64, 4096);
   recurrence(bench, 8, 64, 4096, 700);
+  recurrence(bench, 16, 12, 4096);
   recurrence(bench, 4, 32, 4096);
+  recurrence(bench, 4, 16, 4096);
   recurrence(bench, 4, 12, 4096);
   recurrence(bench, 1, 12, 16384);
 }
@@ -210,7 +213,9 @@ void run(const std::string& backend, const std::string& what) {
 
 int main(int count, char** arguments) {
   try {
-    rwkv::bench::run(count > 1 ? arguments[1] : "cuda", count > 2 ? arguments[2] : "all");
+    std::vector<int64_t> widths = {768, 1024, 2048, 2560};
+    if (count > 3) widths = {std::stoll(arguments[3])};
+    rwkv::bench::run(count > 1 ? arguments[1] : "cuda", count > 2 ? arguments[2] : "all", widths);
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
