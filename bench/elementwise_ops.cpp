@@ -74,6 +74,7 @@ void after_recurrence(const Room& room) {
   const Tensor z = room.half(), weight = room.row(), bias = room.row(), r_k = room.row();
   const TimeMixOutForward forward{y, r, k, v, g, weight, bias, r_k, kHead, 64e-5, z};
   room.report("time mix out", 12, [&] { ops.time_mix_out_forward(room.bench.stream(), forward); });
+  const Tensor dbonus = room.bench.tensor(DType::kF32, {room.flat[0], room.flat[1] / kHead}, 0);
   const TimeMixOutBackward backward{.y = y,
                                     .r = r,
                                     .k = k,
@@ -86,14 +87,13 @@ void after_recurrence(const Room& room) {
                                     .dz = room.half(),
                                     .z = z,
                                     .dy = room.half(),
-                                    .dr = room.half(),
-                                    .dk = room.half(),
                                     .dv = room.half(),
                                     .dg = room.half(),
+                                    .dbonus = dbonus,
                                     .dln_weight = room.sum(),
                                     .dln_bias = room.sum(),
                                     .dr_k = room.sum()};
-  room.report("time mix out, back", 24,
+  room.report("time mix out, back", 20,
               [&] { ops.time_mix_out_backward(room.bench.stream(), backward); });
   room.bench.clear();
 }

@@ -72,6 +72,8 @@ void recurrence(Bench& bench, int64_t batch, int64_t heads, int64_t tokens, int6
   const Tensor saved = bench.tensor(
       DType::kF32, {batch, heads, wkv7_saved_states(tokens), kHead, wkv7_state_stride(kHead)}, 0);
   const Tensor scratch = bench.tensor(DType::kF32, {256, wkv7_backward_scratch(kHead)}, 0);
+  const Tensor r_k = bench.tensor(DType::kF32, {heads, kHead}, 1);
+  const Tensor dbonus = bench.tensor(DType::kF32, {batch, tokens, heads}, 1);
   Wkv7Sequence in{.r = r, .k = k, .v = v, .a = a, .b = b, .w_raw = w};
   if (document > 0) {
     std::vector<int32_t> starts(static_cast<size_t>(batch * tokens));
@@ -87,6 +89,7 @@ void recurrence(Bench& bench, int64_t batch, int64_t heads, int64_t tokens, int6
                                                .s_saved = saved,
                                                .dy = dy,
                                                .ds_out = {},
+                                               .bonus = {dbonus, r_k},
                                                .dr = dr,
                                                .dk = dk,
                                                .dv = dv,

@@ -42,6 +42,7 @@ struct Backend {
   bool (*saves_bf16_states)(DType compute, int64_t head_size, int64_t tile,
                             int64_t before_overlap) = nullptr;
   const Recording* recording = nullptr;  // nullptr: nothing can be recorded
+  bool norm_backward_reads_out = true;   // false: norm_shift_backward asks for no shift.u
 
   Kernel<Matmul> matmul;
   Kernel<WeightGradient> weight_gradient;

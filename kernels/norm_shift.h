@@ -13,7 +13,8 @@ struct NormShiftForward {
   bool keeps_out = true;  // false: norm.out may be left without a meaning
 };
 
-// norm.dout is shift.du, which may be left without a meaning.
+// norm.dout is shift.du, which may be left without a meaning. Where a backend does not read the
+// norm's output (Backend::norm_backward_reads_out), shift.u is not asked for.
 struct NormShiftBackward {
   LayerNormBackward norm;
   TokenShiftBackward shift;

@@ -55,7 +55,8 @@ struct TimeMixOutBackward {
   double eps = 64e-5;
   ConstTensor dz;                       // (R, C)
   Tensor z = {};                        // (R, C) the output again; empty: not wanted
-  Tensor dy, dr, dk, dv, dg;            // (R, C) overwritten; dg may be dz
+  Tensor dy, dv, dg;                    // (R, C) overwritten; dg may be dz
+  Tensor dbonus;                        // (R, H) acc: gradient of r_k . (r k)
   TokenSum dln_weight, dln_bias, dr_k;  // (C), (C), (H, N)
   Leaves leaves = {};
 };

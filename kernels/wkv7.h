@@ -89,6 +89,13 @@ inline constexpr int64_t wkv7_backward_scratch(int64_t head_size) {
   return (kWkv7Saved + 4) * head_size * wkv7_state_stride(head_size) + 8 * head_size;
 }
 
+// The bonus r_k . (r k) of a token and head, which stands beside the recurrence
+// (kernels/time_mix.h) and reads the same r and k: its gradient's part of theirs.
+struct Wkv7Bonus {
+  ConstTensor gradient;  // (B, T, H) acc, of the bonus; empty: there is none
+  ConstTensor r_k;       // (H, N) acc
+};
+
 // With m and c the gradient is folded at the start of each tile: dS <- dS M^T + C. Their entries
 // are not read for a last tile behind which nothing follows (ds_out empty) and for the first tile
 // when ds_in is not wanted.
@@ -98,12 +105,14 @@ struct Wkv7Backward {
   ConstTensor dy;              // (B, T, H, N)
   ConstTensor ds_out;          // (B, H, N, N) acc: of the state handed on; empty: zero
   ConstTensor m = {}, c = {};  // empty: the gradient runs through
-  Tensor dr, dk, dv;           // (B, T, H, N): the recurrence's gradient is ADDED to what is there
-                               // (the bonus term's)
-  Tensor da, db;               // (B, T, H, N) overwritten
-  Tensor dw_raw;               // (B, T, H, N) acc, overwritten
-  Tensor ds_in;                // (B, H, N, N) acc, overwritten; empty: not wanted
-  Tensor scratch;              // (threads, wkv7_backward_scratch(N)) acc, 64-byte aligned
+  Wkv7Bonus bonus = {};
+  Tensor dr, dk;   // (B, T, H, N) overwritten: the recurrence's and the bonus's
+  Tensor dv;       // (B, T, H, N): the recurrence's gradient is ADDED to what is there
+                   // (the bonus term's)
+  Tensor da, db;   // (B, T, H, N) overwritten
+  Tensor dw_raw;   // (B, T, H, N) acc, overwritten
+  Tensor ds_in;    // (B, H, N, N) acc, overwritten; empty: not wanted
+  Tensor scratch;  // (threads, wkv7_backward_scratch(N)) acc, 64-byte aligned
 };
 
 // out = `from` folded over tiles [first, end) in order: S <- S M + add; or, transposed, from tile

@@ -74,9 +74,10 @@ constexpr Field kRows[] = {
      .place = at<&Recipe::train, &TrainConfig::handoff>},
     {.name = "train.recompute",
      .type = kText,
-     .allowed = "none|block",
+     .allowed = "none|norms|block",
      .fallback = "none",
-     .doc = "block: keep block inputs only and run blocks again in backward",
+     .doc = "norms: work norms and mixes out again in backward; block: keep block inputs only and "
+            "run blocks again",
      .place = at<&Recipe::train, &TrainConfig::recompute>},
     {.name = "train.stash",
      .type = kText,

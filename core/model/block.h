@@ -103,6 +103,7 @@ struct BlockPlan {
   int64_t tile = 0;      // that of the passes (Pass::tile)
   Edges edges = Edges::kGiven;
   bool bf16_states = false;  // those of the recurrence that are saved
+  bool keep_mixes = true;    // until the backward pass
 };
 
 class Block {

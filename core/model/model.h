@@ -29,6 +29,7 @@ struct ModelPlan {
   Edges edges = Edges::kGiven;
   const Memory* memory = &host_memory();  // where activations live
   bool bf16_states = false;               // those of the recurrence that are saved
+  bool keep_mixes = true;                 // false: norms and mixes are worked out again backward
 };
 
 class Model;

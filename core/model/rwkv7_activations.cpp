@@ -32,7 +32,10 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
   iclr.active = residual.active = false;
   gate.f = Activation::kSigmoid;
 
-  for (Tensor& t : mixed) t = borrow("mixes", sequence);
+  keeps_mixes = plan.backward && plan.keep_mixes;
+  Arena& mixes = keeps_mixes ? saved : scratch;
+  for (Tensor& t : mixed) t = mixes.take("mixes", compute, sequence);
+  channel_mixed = keeps_mixes ? keep("mixes", sequence) : mixed[0];
   u = borrow("normed", sequence);
   z = borrow("time mix output", flat);
   plan_tiles(saved, scratch, plan);
@@ -49,6 +52,7 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
     *t = borrow("gradients", flat);
   }
   dw_raw = scratch.take("gradients", acc, flat);
+  dbonus = scratch.take("gradients", acc, {rows, heads});
   wkv_scratch = scratch.take("recurrence", acc, {plan.threads, wkv7_backward_scratch(head_size_)});
 }
 
@@ -174,8 +178,17 @@ NormShiftForward Rwkv7Block::Call::into_channel_mix(const ConstTensor& x,
       {x, vec(P::kLn2Weight), vec(P::kLn2Bias), 1e-5, a.u, a.mean2, a.rstd2},
       {.u = a.u, .halo = halo, .mixes = 1, .mix = {}, .out = {}, .starts = pass.starts}};
   op.shift.mix[0] = vec(P::kFfnXk);
-  op.shift.out[0] = a.mixed[0];
+  op.shift.out[0] = a.channel_mixed;
   return op;
+}
+
+void Rwkv7Block::Call::again(NormShiftForward op) const {
+  op.keeps_out = false;
+  if (!a.keeps_mixes) {
+    pass.ops.norm_shift_forward(pass.stream, op);
+  } else if (pass.ops.norm_backward_reads_out) {
+    pass.ops.layer_norm_forward(pass.stream, op.norm);
+  }
 }
 
 TimeMixOutForward Rwkv7Block::Call::time_mix_out(int64_t head_size) const {

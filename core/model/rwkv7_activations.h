@@ -35,12 +35,17 @@ struct Rwkv7Block::Activations final : Saved {
   Tensor states;                        // (B, H, chunks, N, stride) acc
   Tensor tile_maps;                     // (tiles, B, H, N, stride) acc: M; empty: none needed
   LowRank decay, iclr, residual, gate;
+  // Kept, or scratch that backward fills again: then channel mix shares its mix with time mix.
+  bool keeps_mixes = false;
+  std::array<Tensor, kMaxMixes> mixed;  // (B, T, C) of time mix
+  Tensor channel_mixed;                 // (B, T, C)
 
   // Scratch.
-  std::array<Tensor, kMaxMixes> mixed, dmixed;  // (B, T, C)
-  Tensor u, z, dhidden, du;                     // (B, T, C) normed; (R, C); (R, F); (B, T, C)
+  std::array<Tensor, kMaxMixes> dmixed;  // (B, T, C)
+  Tensor u, z, dhidden, du;              // (B, T, C) normed; (R, C); (R, F); (B, T, C)
   Tensor dy, dr, dk, dv, da, db, dkey, dvalue, diclr, dresidual, dg;  // (R, C)
   Tensor dw_raw, wkv_scratch;  // (R, C) acc; (threads, n) acc
+  Tensor dbonus;               // (R, H) acc
   Tensor halo_row;             // (B, C) acc: on its way to the right neighbour
   Tensor tile_states;          // (tiles, B, H, N, stride) acc: B, backward C
 
@@ -81,9 +86,11 @@ struct Rwkv7Block::Call {
   void low_rank_backward(const LowRank&, Rwkv7Param w1, Rwkv7Param w2, const Tensor& x,
                          const Tensor& dout, const Tensor& dx, bool add) const;
 
-  // Norm and shift in front of each mixer: forward, and again backward, as only x is kept.
+  // Norm and shift in front of each mixer.
   NormShiftForward into_time_mix(const ConstTensor& x, const Tensor& halo) const;
   NormShiftForward into_channel_mix(const ConstTensor& x, const Tensor& halo) const;
+  // For the backward pass, what of them is not there.
+  void again(NormShiftForward) const;
   TimeMixOutForward time_mix_out(int64_t head_size) const;
   Wkv7Sequence recurrence() const;
   // Keeps messages to neighbours moving.

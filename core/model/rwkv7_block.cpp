@@ -106,7 +106,7 @@ void Rwkv7Block::channel_mix_forward(const Call& call, ConstTensor x, Tensor out
   const auto& [pass, params, index, a] = call;
   norm_shift_forward(call, call.into_channel_mix(x, entering[kFfnShift]), kFfnShift, entering,
                      leaving);
-  call.product(a.mixed[0], P::kFfnKey, a.squared);
+  call.product(a.channel_mixed, P::kFfnKey, a.squared);
   pass.ops.activation_forward(pass.stream, {Activation::kReluSquared, a.squared, a.squared});
   pass.ops.matmul(pass.stream, {.a = a.rows(a.squared),
                                 .b = call.weight(P::kFfnValue),
@@ -121,9 +121,7 @@ void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary ente
                                       Boundary dleaving, Boundary dentering) const {
   const auto& [pass, params, index, a] = call;
   const Backend& ops = pass.ops;
-  NormShiftForward again = call.into_channel_mix(a.x_mid, entering[kFfnShift]);
-  again.keeps_out = false;
-  ops.norm_shift_forward(pass.stream, again);
+  call.again(call.into_channel_mix(a.x_mid, entering[kFfnShift]));
   call.weight_gradient(dx, a.squared, P::kFfnValue);
   call.input_gradient(dx, P::kFfnValue, a.dhidden, false);
   ops.activation_backward(pass.stream, {Activation::kReluSquared, a.squared, a.dhidden, a.dhidden});
@@ -142,7 +140,7 @@ void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary ente
   shift.dout[0] = a.dmixed[0];
   shift.dmix[0] = call.grad(P::kFfnXk);
   send_halo_gradient(call, shift, kFfnShift, dleaving, dentering);
-  call.weight_gradient(a.dhidden, a.mixed[0], P::kFfnKey);
+  call.weight_gradient(a.dhidden, a.channel_mixed, P::kFfnKey);
   receive_halo_gradient(call, shift, kFfnShift, dleaving);
   ops.norm_shift_backward(
       pass.stream, {{a.x_mid, call.vec(P::kLn2Weight), call.vec(P::kLn2Bias), a.mean2, a.rstd2,
@@ -150,7 +148,7 @@ void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary ente
                     shift});
 }
 
-// From dx to the gradient of what follows the recurrence: dy, dg, and the bonus's dr, dk, dv; and z
+// From dx to the gradient of what follows the recurrence: dy, dg, and the bonus's and its dv; and z
 // again.
 void Rwkv7Block::output_backward(const Call& call, ConstTensor dx) const {
   const auto& [pass, params, index, a] = call;
@@ -169,10 +167,9 @@ void Rwkv7Block::output_backward(const Call& call, ConstTensor dx) const {
                                                .dz = dz,
                                                .z = a.z,
                                                .dy = a.dy,
-                                               .dr = a.dr,
-                                               .dk = a.dk,
                                                .dv = a.dv,
                                                .dg = a.dg,
+                                               .dbonus = a.dbonus,
                                                .dln_weight = call.grad(P::kLnXWeight),
                                                .dln_bias = call.grad(P::kLnXBias),
                                                .dr_k = call.grad(P::kRk),
@@ -230,9 +227,7 @@ void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor 
                                    Tensor dv_first, Boundary entering, Boundary dleaving,
                                    Boundary dentering) const {
   const auto& [pass, params, index, a] = call;
-  NormShiftForward again = call.into_time_mix(x, entering[kAttShift]);
-  again.keeps_out = false;
-  pass.ops.norm_shift_forward(pass.stream, again);
+  call.again(call.into_time_mix(x, entering[kAttShift]));
   output_backward(call, dx);
   maps_backward(call, dleaving, dentering);
   call.weight_gradient(dx, a.z, P::kOutput);

@@ -112,27 +112,31 @@ void Rwkv7Block::maps_backward(const Call& call, Boundary dleaving, Boundary den
   }
 }
 
-// From dy to dr, dk, dv (added to the bonus's), da, db, dw_raw.
+// From dy and the bonus's gradient to dr, dk, dv (added to the bonus's), da, db, dw_raw.
 void Rwkv7Block::recurrence_backward(const Call& call, Boundary dleaving,
                                      Boundary dentering) const {
   const auto& [pass, params, index, a] = call;
   const Tensor ds_out = at(dleaving, kWkv);
   if (pass.exchange != nullptr) pass.exchange->receive_gradient(pass.stream, layer_, ds_out);
   const bool folds = pass.tile > 0;
-  pass.ops.wkv7_backward(pass.stream, {.in = call.recurrence(),
-                                       .s_saved = a.states,
-                                       .dy = a.heads(a.dy),
-                                       .ds_out = ds_out,
-                                       .m = folds ? a.tile_maps : Tensor{},
-                                       .c = folds ? a.tile_states : Tensor{},
-                                       .dr = a.heads(a.dr),
-                                       .dk = a.heads(a.dk),
-                                       .dv = a.heads(a.dv),
-                                       .da = a.heads(a.da),
-                                       .db = a.heads(a.db),
-                                       .dw_raw = a.heads(a.dw_raw),
-                                       .ds_in = at(dentering, kWkv),
-                                       .scratch = a.wkv_scratch});
+  const Tensor r = a.heads(a.r);
+  pass.ops.wkv7_backward(pass.stream,
+                         {.in = call.recurrence(),
+                          .s_saved = a.states,
+                          .dy = a.heads(a.dy),
+                          .ds_out = ds_out,
+                          .m = folds ? a.tile_maps : Tensor{},
+                          .c = folds ? a.tile_states : Tensor{},
+                          .bonus = {a.dbonus.reshaped({r.shape[0], r.shape[1], r.shape[2]}),
+                                    call.vec(Rwkv7Param::kRk)},
+                          .dr = a.heads(a.dr),
+                          .dk = a.heads(a.dk),
+                          .dv = a.heads(a.dv),
+                          .da = a.heads(a.da),
+                          .db = a.heads(a.db),
+                          .dw_raw = a.heads(a.dw_raw),
+                          .ds_in = at(dentering, kWkv),
+                          .scratch = a.wkv_scratch});
 }
 
 }  // namespace rwkv

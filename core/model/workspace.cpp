@@ -59,8 +59,9 @@ void Workspace::bind(const Model& model, Arena& saved, Arena& scratch) {
     dv_first_ = saved.take("gradients", acc, sequence);
   }
 
-  const BlockPlan block_plan{plan_.precision, plan_.batch, plan_.tokens, plan_.threads,
-                             plan_.backward,  plan_.tile,  plan_.edges,  plan_.bf16_states};
+  const BlockPlan block_plan{plan_.precision, plan_.batch,       plan_.tokens,
+                             plan_.threads,   plan_.backward,    plan_.tile,
+                             plan_.edges,     plan_.bf16_states, plan_.keep_mixes};
   const int64_t common = saved.mark();
   saved_.clear();
   for (size_t l = 0; l < model.layers(); ++l) {

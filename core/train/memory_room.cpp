@@ -23,7 +23,8 @@ void require_room(const Memory& memory, const std::vector<Arena::Entry>& entries
   }
   throw InputError(fmt::format(
       "out of {} memory before step 1: {} are planned a rank, {} are free. Less is wanted with a "
-      "smaller train.micro_batch or train.chunk, train.recompute=block, train.stash=sqrt, "
+      "smaller train.micro_batch or train.chunk, train.recompute=norms or block, "
+      "train.stash=sqrt, "
       "parallel.shard=optimizer, or more parallel.sequence. The plan:{}",
       memory.name, human_bytes(wanted), human_bytes(free), table));
 }

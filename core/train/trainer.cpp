@@ -32,8 +32,11 @@ bool records(const Recipe& recipe, const Machine& machine, int64_t micro_batch, 
 
 SequencePlan plan_sequence(const Recipe& recipe, const Machine& machine, const MeshShape& mesh,
                            int64_t micro_batch) {
-  return {{machine.precision, micro_batch, recipe.train.context, machine.threads, true,
-           recipe.train.recompute == "block", machine.leaf, machine.tile},
+  ModelPlan model{machine.precision, micro_batch, recipe.train.context,
+                  machine.threads,   true,        recipe.train.recompute == "block",
+                  machine.leaf,      machine.tile};
+  model.keep_mixes = recipe.train.recompute != "norms";
+  return {model,
           plan_segments(recipe.train.context, mesh.sequence, recipe.train.chunk,
                         recipe.train.overlap, machine.leaf),
           plan_handing(recipe),

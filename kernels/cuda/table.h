@@ -79,6 +79,7 @@ inline Backend make_table(std::string_view name, std::string_view isa) {
   t.attention_backward = typed<AttentionBackwardOp, AttentionBackward>;
   t.dropout = typed<DropoutOp, Dropout>;
   t.saves_bf16_states = wkv7_saves_bf16;
+  t.norm_backward_reads_out = false;
   t.cast = cast;
   t.sum_squares = sum_squares;
   t.wkv7_fold = wkv7_fold;

@@ -143,7 +143,8 @@ template <class T, int K>
 struct TimeMixOutBack {
   const T *y, *r, *k, *v, *g, *dz;
   const float *weight, *bias, *r_k;
-  T *z, *dy, *dr, *dk, *dv, *dg;  // z: nullptr: not wanted
+  T *z, *dy, *dv, *dg;  // z: nullptr: not wanted
+  float* dbonus;
   SlabSums sums;
   Slabs slabs;
   int64_t width, head_size;
@@ -161,7 +162,7 @@ struct TimeMixOutBack {
     float sum[kSums][K] = {};
     const RowRange range = slabs.of_slab(lane.group);
     for (int64_t row = range.begin; row < range.end; ++row) {
-      back(row * width + lane.c, lane.inside, p, sum);
+      back(row, lane, p, sum);
     }
     if (lane.inside) sums.put(lane.group, lane.c, sum);
   }
@@ -175,7 +176,10 @@ struct TimeMixOutBack {
     float g, gn;
   };
 
-  RWKV_DEVICE void back(int64_t i, bool inside, const Channels& p, float (&sum)[kSums][K]) const {
+  RWKV_DEVICE void back(int64_t row, const HeadLane<K>& lane, const Channels& p,
+                        float (&sum)[kSums][K]) const {
+    const int64_t i = row * width + lane.c;
+    const bool inside = lane.inside;
     float n[K], r_i[K], k_i[K], v_i[K], gate[K], d[K], dz_i[K], terms[K];
     load_run(y + i, n);
     load_run(r + i, r_i);
@@ -191,7 +195,7 @@ struct TimeMixOutBack {
     }
     const float bonus = head_sum(terms, inside);
     for (int j = 0; j < K; ++j) terms[j] = d[j] * v_i[j];
-    const float dbonus = head_sum(terms, inside);
+    const float of_bonus = head_sum(terms, inside);
     for (int j = 0; j < K; ++j) terms[j] = d[j] * p.scale[j];
     Means mean{head_sum(terms, inside) / static_cast<float>(head_size), 0};
     for (int j = 0; j < K; ++j) terms[j] *= n[j];
@@ -200,22 +204,18 @@ struct TimeMixOutBack {
     for (int j = 0; j < K; ++j) {
       sum[kWeight][j] += d[j] * n[j];
       sum[kBias][j] += d[j];
-      sum[kBonus][j] += dbonus * r_i[j] * k_i[j];
+      sum[kBonus][j] += of_bonus * r_i[j] * k_i[j];
       const float ungated = n[j] * p.scale[j] + p.shift[j] + bonus * v_i[j];
       dz_i[j] *= ungated;
       gate[j] *= ungated;
       n[j] = norm.rstd * (d[j] * p.scale[j] - mean.g - n[j] * mean.gn);
       d[j] *= bonus;
-      const float along = dbonus * p.bonus[j], own_r = r_i[j];
-      r_i[j] = along * k_i[j];
-      k_i[j] = along * own_r;
     }
     if (z != nullptr) store_run(z + i, gate);
     store_run(dg + i, dz_i);
     store_run(dy + i, n);
     store_run(dv + i, d);
-    store_run(dr + i, r_i);
-    store_run(dk + i, k_i);
+    if (lane.c % head_size == 0) dbonus[i / head_size] = of_bonus;
   }
 };
 template <class T, int K>
@@ -225,27 +225,12 @@ struct RunTimeMixOutBack {
     const int64_t width = op.ln_weight.elements();
     const Slabs slabs(op.leaves, op.y.elements() / width);
     const SlabSums sums(stream, slabs, width, Kernel::kSums);
-    device::launch(stream, {HeadLane<K>::blocks(slabs.count(), width, op.head_size), kThreads, 0},
-                   Kernel{in<T>(op.y),
-                          in<T>(op.r),
-                          in<T>(op.k),
-                          in<T>(op.v),
-                          in<T>(op.g),
-                          in<T>(op.dz),
-                          in<float>(op.ln_weight),
-                          in<float>(op.ln_bias),
-                          in<float>(op.r_k),
-                          out<T>(op.z),
-                          out<T>(op.dy),
-                          out<T>(op.dr),
-                          out<T>(op.dk),
-                          out<T>(op.dv),
-                          out<T>(op.dg),
-                          sums,
-                          slabs,
-                          width,
-                          op.head_size,
-                          static_cast<float>(op.eps)});
+    device::launch(
+        stream, {HeadLane<K>::blocks(slabs.count(), width, op.head_size), kThreads, 0},
+        Kernel{in<T>(op.y), in<T>(op.r), in<T>(op.k), in<T>(op.v), in<T>(op.g), in<T>(op.dz),
+               in<float>(op.ln_weight), in<float>(op.ln_bias), in<float>(op.r_k), out<T>(op.z),
+               out<T>(op.dy), out<T>(op.dv), out<T>(op.dg), out<float>(op.dbonus), sums, slabs,
+               width, op.head_size, static_cast<float>(op.eps)});
     add_slabs<Kernel::kSums>(
         stream, slabs, sums,
         {PartialSum(op.dln_weight), PartialSum(op.dln_bias), PartialSum(op.dr_k)});

@@ -17,6 +17,7 @@ struct Wkv7BackKernel {
   const T* dy;
   T *dr, *dk, *dv, *da, *db;
   float *dw_raw, *ds_in, *scratch;
+  const float *dbonus, *r_k;
   int64_t scratch_stride;
 
   RWKV_DEVICE void operator()() const {
@@ -160,8 +161,9 @@ struct Wkv7BackKernel {
       column[i] = starts ? 0 : mine * x.w[n] + x.q[i] * x.a[n];
     }
     const float gate = sigmoid(in.raw_decay(at, n, N));
-    store(dr + at + n, load(dr + at + n) + sum_r);
-    store(dk + at + n, load(dk + at + n) + sum_k);
+    const float along = dbonus == nullptr ? 0 : dbonus[at / N] * r_k[at / N % in.heads * N + n];
+    store(dr + at + n, sum_r + along * x.k[n]);
+    store(dk + at + n, sum_k + along * x.r[n]);
     store(db + at + n, sum_b);
     store(da + at + n, sum_a);
     dw_raw[at + n] = -static_cast<float>(kDecayScale) * x.w[n] * gate * (1 - gate) * sum_w;
@@ -213,12 +215,13 @@ struct RunBack {
   static void run(const Stream& stream, const Wkv7Backward& op) {
     const Wkv7Input<T> input(op.in);
     const int64_t heads = input.batch * input.heads, room = op.scratch.shape[0];
-    device::launch(
-        stream, {heads < room ? heads : room, N, TokenVectors<N>::kBytes},
-        Wkv7BackKernel<T, N>{input, in<float>(op.s_saved), in<float>(op.ds_out), in<float>(op.m),
-                             in<float>(op.c), in<T>(op.dy), out<T>(op.dr), out<T>(op.dk),
-                             out<T>(op.dv), out<T>(op.da), out<T>(op.db), out<float>(op.dw_raw),
-                             out<float>(op.ds_in), out<float>(op.scratch), op.scratch.shape[1]});
+    device::launch(stream, {heads < room ? heads : room, N, TokenVectors<N>::kBytes},
+                   Wkv7BackKernel<T, N>{input, in<float>(op.s_saved), in<float>(op.ds_out),
+                                        in<float>(op.m), in<float>(op.c), in<T>(op.dy),
+                                        out<T>(op.dr), out<T>(op.dk), out<T>(op.dv), out<T>(op.da),
+                                        out<T>(op.db), out<float>(op.dw_raw), out<float>(op.ds_in),
+                                        out<float>(op.scratch), in<float>(op.bonus.gradient),
+                                        in<float>(op.bonus.r_k), op.scratch.shape[1]});
   }
 };
 template <class T, int N>

@@ -55,6 +55,8 @@ struct OwnTokens {
 
   // Of an element of a row of the warp's columns.
   RWKV_DEVICE int64_t at(int row, int column) const { return first + row * stride + column; }
+  // Of the head's number of a row.
+  RWKV_DEVICE int64_t head_at(int row) const { return at(row, 0) / kChunkHead; }
 };
 
 // lane_index(), looked up again: registers are few while chunks run.
@@ -185,11 +187,11 @@ RWKV_DEVICE Fragment read_tokens(const OwnTokens& own, const Bf16* from) {
   return f;
 }
 
-// The warp's columns of the head's w0 into shared memory; zeros where none is given.
-RWKV_DEVICE void keep_w0(const Wkv7Input<Bf16>& in, int64_t bh, float* to) {
+// The warp's columns of a head's row of (H, N) into shared memory; zeros where none is given.
+RWKV_DEVICE void keep_head_row(const float* rows, int64_t head, float* to) {
   if (lane_index() >= 16) return;
   const int column = own_band() + lane_index();
-  to[column] = in.w0 == nullptr ? 0 : in.w0[bh % in.heads * kChunkHead + column];
+  to[column] = rows == nullptr ? 0 : rows[head * kChunkHead + column];
 }
 
 // gamma of 4 keys at 2 tokens, before and after each, and 1 / gamma.

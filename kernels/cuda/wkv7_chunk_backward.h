@@ -52,6 +52,7 @@ struct Wkv7ChunkBackKernel {
     std::byte dblocks[kBlocks * kBlockBytes];
     std::byte w_raw[kDecaysBytes];  // before a sync; scratch of the inverse behind it
     alignas(16) float w0[kChunkHead];
+    float r_k[kChunkHead];
 
     RWKV_DEVICE ChunkSlot& slot(int chunk) { return slots[chunk % kSlots]; }
     RWKV_DEVICE ChunkStepped& step(int chunk) { return stepped[chunk % kSteps]; }
@@ -65,7 +66,8 @@ struct Wkv7ChunkBackKernel {
                                     : HeadTokens(in, bh, tile * in.tile, in.tile_end(tile));
     if (kTeams && warp_index() >= kTeamWarps) return follow(room, head);
     Sums adjoint[4];
-    keep_w0(in, bh, room.w0);
+    keep_head_row(in.w0, bh % in.heads, room.w0);
+    keep_head_row(to.r_k, bh % in.heads, room.r_k);
     begin(bh, tile, adjoint);
     run(room, head, bh, adjoint);
     if (!kPlain && !kFolded && tile == 0 && in.handed == 0) add_handed(bh, adjoint);
@@ -84,6 +86,7 @@ struct Wkv7ChunkBackKernel {
 
   // Chunk c takes its step; the one that follows is c - 1.
   RWKV_DEVICE void run(Room& room, const HeadTokens& head, int64_t bh, Sums (&adjoint)[4]) const {
+    Fragment dv_before{};  // what the step adds to, read a chunk ahead
     for (int c = head.chunks(); c >= 0; --c) {
       const bool runs = c<head.chunks(), follows = c> 0;
       device::wait_copies<0>();
@@ -92,11 +95,14 @@ struct Wkv7ChunkBackKernel {
       if (follows) start = fetch(room, head, c - 1);
       if (!kPlain && runs && c == head.handed) add_handed(bh, adjoint);
       if (kFolded && runs) keep_tile_end(bh, c, head.chunks(), adjoint);
-      if (runs) step(room, head, c, adjoint);
+      if (runs) step(room, head, c, dv_before, adjoint);
       if (kFolded && runs) fold_tile_start(bh, c, adjoint);
       device::wait_copies<1>();
       device::sync_warp();
-      if (follows) scale(room, head, c - 1, start);
+      if (follows) {
+        dv_before = read_tokens(head.own(c - 1), dv);
+        scale(room, head, c - 1, start);
+      }
       if constexpr (kTeams) {
         device::sync_team(0);
         if (follows) make_next_blocks(room, c - 1);
@@ -104,7 +110,7 @@ struct Wkv7ChunkBackKernel {
       } else {
         device::sync_block();
         Gradients g;
-        if (runs) make_gradient_blocks(room, c);
+        if (runs) make_gradient_blocks(room, head, c, g);
         if (follows) make_next_blocks(room, c - 1);
         if (runs) start_gradients(room, c, g);
         device::sync_block();
@@ -123,7 +129,7 @@ struct Wkv7ChunkBackKernel {
   }
   RWKV_DEVICE void gradients(Room& room, const HeadTokens& head, int c) const {
     Gradients g;
-    make_gradient_blocks(room, c);
+    make_gradient_blocks(room, head, c, g);
     start_gradients(room, c, g);
     device::sync_team(1);
     finish_gradients(room, head, c, g);
@@ -132,14 +138,16 @@ struct Wkv7ChunkBackKernel {
   RWKV_DEVICE static void make_next_blocks(Room& room, int c) {
     make_blocks<true, true>(room.slot(c).scaled, documents(room, c), room.w_raw, room.blocks);
   }
-  RWKV_DEVICE static void make_gradient_blocks(Room& room, int c) {
+  RWKV_DEVICE void make_gradient_blocks(Room& room, const HeadTokens& head, int c,
+                                        Gradients& g) const {
+    g.fetch(head.own(c), to);
     Gradients::make_blocks(room.slot(c), room.step(c), documents(room, c), room.dblocks);
   }
   RWKV_DEVICE static void start_gradients(Room& room, int c, Gradients& g) {
     g.start(room.slot(c), room.step(c), documents(room, c));
   }
   RWKV_DEVICE void finish_gradients(Room& room, const HeadTokens& head, int c, Gradients& g) const {
-    g.finish(room.slot(c), room.dblocks, room.w0, head.own(c), to);
+    g.finish(room.slot(c), room.dblocks, room.w0, room.r_k, head.own(c), to);
   }
 
   RWKV_DEVICE int64_t square(int64_t bh, int64_t tile) const {
@@ -220,13 +228,13 @@ struct Wkv7ChunkBackKernel {
   }
 
   // Through the recurrence, the warp's rows of G; dv.
-  RWKV_DEVICE void step(Room& room, const HeadTokens& head, int c, Sums (&adjoint)[4]) const {
+  RWKV_DEVICE void step(Room& room, const HeadTokens& head, int c, const Fragment& old,
+                        Sums (&adjoint)[4]) const {
     const int own = own_band();
     const ChunkSlot& slot = room.slot(c);
     ChunkStepped& stepped = room.step(c);
     const std::byte *scaled = slot.scaled, *blocks = room.blocks;
     const OwnTokens tokens = head.own(c);
-    const Fragment old = read_tokens(tokens, dv);
     store_block<Rows64>(stepped.u, 0, own, transposed(removed_values(room, c)));
     Fragment behind[4];
     RWKV_UNROLL

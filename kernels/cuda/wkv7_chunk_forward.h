@@ -62,7 +62,7 @@ struct Wkv7ChunkWayKernel {
     Room& room = as<Room>(device::shared_memory());
     if (warp_index() >= kTeamWarps) {
       const Place place = this_block();
-      keep_w0(in, place.bh, room.w0);  // a sync comes before it is read
+      keep_head_row(in.w0, place.bh % in.heads, room.w0);  // a sync comes before it is read
       return prepare(room, tokens_of(place));
     }
     Sums state[4];

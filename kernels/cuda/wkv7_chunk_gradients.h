@@ -21,14 +21,30 @@ struct ChunkStepped {
 };
 // All tokens'.
 struct ChunkOutputs {
-  const float* w_raw;
+  const float *w_raw, *dbonus, *r_k;  // dbonus: nullptr: there is no bonus
   Bf16 *dr, *dk, *da, *db;
   float* dw_raw;
 };
 
-// Blocks by all warps, a sync, then the rest; `start` may come before the sync.
+// Blocks by all warps, a sync, then the rest; `start` may come before the sync. `fetch` comes
+// first.
 template <bool kPlain>
 struct ChunkGradients {
+  // What is read from memory, so long before it is needed that no warp waits for it.
+  RWKV_DEVICE void fetch(const OwnTokens& tokens, const ChunkOutputs& to) {
+    RWKV_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const int row = own_row() + 8 * h;
+      const bool there = row < tokens.count;
+      dbonus[h] = there && to.dbonus != nullptr ? to.dbonus[tokens.head_at(row)] : 0;
+      RWKV_UNROLL
+      for (int n = 0; n < 2; ++n) {
+        const float* from = to.w_raw + tokens.at(there ? row : 0, 8 * n + own_column());
+        w_raw[n][h] = *reinterpret_cast<const Floats2*>(from);
+      }
+    }
+  }
+
   // One of dA_ab, dA_ak, dA_rb, dA_rk by each warp, in the places of M, A_ak, A_rb, A_rk.
   RWKV_DEVICE static void make_blocks(const ChunkSlot& slot, const ChunkStepped& stepped,
                                       const Documents<kPlain>& documents, std::byte* dblocks) {
@@ -91,7 +107,7 @@ struct ChunkGradients {
 
   // Once the blocks are there.
   RWKV_DEVICE void finish(const ChunkSlot& slot, const std::byte* dblocks, const float* w0,
-                          const OwnTokens& tokens, const ChunkOutputs& to) {
+                          const float* r_k, const OwnTokens& tokens, const ChunkOutputs& to) {
     const int own = own_band();
     const std::byte* scaled = slot.scaled;
     {
@@ -110,19 +126,20 @@ struct ChunkGradients {
       add_product(of[kB], load_transposed<Rows16>(dblocks + kRb * kBlockBytes), r);
       add_product(of[kB], load_transposed<Rows16>(dblocks + kM * kBlockBytes), a);
     }
-    const Fragment old_r = read_tokens(tokens, to.dr);
-    const Fragment old_k = read_tokens(tokens, to.dk);
     write_decay_gradient(scaled, w0 + own, tokens, to);
+    if (to.dbonus != nullptr) add_bonus(scaled, r_k + own);
     unscale(slot.gamma);
-    write_tokens(rounded_sum(of[kR], old_r), tokens, to.dr);
-    write_tokens(rounded_sum(of[kK], old_k), tokens, to.dk);
+    write_tokens(rounded(of[kR]), tokens, to.dr);
+    write_tokens(rounded(of[kK]), tokens, to.dk);
     write_tokens(rounded(of[kA]), tokens, to.da);
     write_tokens(rounded(of[kB]), tokens, to.db);
   }
 
  private:
-  Sums of[kScaled];  // of R~, K~, A~, B~
-  float tail[4];     // what all tokens add to dlog w
+  Sums of[kScaled];     // of R~, K~, A~, B~
+  float tail[4];        // what all tokens add to dlog w
+  Floats2 w_raw[2][2];  // columns 8 n + own_column() of rows own_row() + 8 h: [n][h]
+  float dbonus[2];      // of those rows
 
   RWKV_DEVICE static Fragment of_tokens(const std::byte* tokens, int j) {
     return load_block<Rows64>(tokens, 0, 16 * j);
@@ -176,17 +193,28 @@ struct ChunkGradients {
       for (int h = 0; h < 2; ++h) {
         if (row + 8 * h >= tokens.count) continue;
         const int64_t place = tokens.at(row + 8 * h, 8 * n + own_column());
-        auto w = *reinterpret_cast<const Floats2*>(to.w_raw + place);
-        w.x[0] += plus.x[0];
-        w.x[1] += plus.x[1];
         Floats2 result;
         RWKV_UNROLL
         for (int e = 0; e < 2; ++e) {
-          result.x[e] = -static_cast<float>(kDecayScale) * sigmoid_slope(w.x[e]) *
+          result.x[e] = -static_cast<float>(kDecayScale) *
+                        sigmoid_slope(w_raw[n][h].x[e] + plus.x[e]) *
                         (from[h][e] - at[h][e] + tail[2 * n + e]);
         }
         *reinterpret_cast<Floats2*>(to.dw_raw + place) = result;
       }
+    }
+  }
+
+  // Of r and k as they are scaled: gamma cancels.
+  RWKV_DEVICE void add_bonus(const std::byte* scaled, const float* r_k) {
+    const Fragment r = read_own<Rows64>(scaled + kR * kTokensBytes, 0, own_band());
+    const Fragment k = read_own<Rows64>(scaled + kK * kTokensBytes, 0, own_band());
+    RWKV_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      const int n = i / 4, h = i / 2 % 2, e = i % 2;
+      const float along = dbonus[h] * r_k[8 * n + own_column() + e];
+      of[kR].c[n][2 * h + e] += along * half(k, n, h, e);
+      of[kK].c[n][2 * h + e] += along * half(r, n, h, e);
     }
   }
 

@@ -142,20 +142,21 @@ template <bool kFolded, bool kPlain>
 void run_chunks_back(const Stream& stream, const Wkv7Backward& op, const Wkv7Input<Bf16>& input,
                      int64_t blocks, const float* ends, float* at_end) {
   const auto run = [&](auto teams) {
-    run_chunks(stream, blocks,
-               Wkv7ChunkBackKernel<kFolded, kPlain, teams>{
-                   input,
-                   op.s_saved.data,
-                   in<float>(op.ds_out),
-                   ends,
-                   in<float>(op.m),
-                   in<float>(op.c),
-                   at_end,
-                   in<Bf16>(op.dy),
-                   out<Bf16>(op.dv),
-                   {input.w_raw, out<Bf16>(op.dr), out<Bf16>(op.dk), out<Bf16>(op.da),
-                    out<Bf16>(op.db), out<float>(op.dw_raw)},
-                   out<float>(op.ds_in)});
+    run_chunks(
+        stream, blocks,
+        Wkv7ChunkBackKernel<kFolded, kPlain, teams>{
+            input,
+            op.s_saved.data,
+            in<float>(op.ds_out),
+            ends,
+            in<float>(op.m),
+            in<float>(op.c),
+            at_end,
+            in<Bf16>(op.dy),
+            out<Bf16>(op.dv),
+            {input.w_raw, in<float>(op.bonus.gradient), in<float>(op.bonus.r_k), out<Bf16>(op.dr),
+             out<Bf16>(op.dk), out<Bf16>(op.da), out<Bf16>(op.db), out<float>(op.dw_raw)},
+            out<float>(op.ds_in)});
   };
   using Teams = Wkv7ChunkBackKernel<kFolded, kPlain, true>;
   device::block_shared_bytes() >= static_cast<int64_t>(sizeof(typename Teams::Room))

@@ -181,8 +181,7 @@ void time_mix_out_backward_row(const TimeMixOutBackward& op, int64_t row, int64_
   const S *y = op.y.as<S>(), *r = op.r.as<S>(), *k = op.k.as<S>(), *v = op.v.as<S>();
   const S *g = op.g.as<S>(), *weight = op.ln_weight.as<S>(), *bias = op.ln_bias.as<S>();
   const S *r_k = op.r_k.as<S>(), *dz = op.dz.as<S>();
-  S *dy = op.dy.as<S>(), *dr = op.dr.as<S>(), *dk = op.dk.as<S>(), *dv = op.dv.as<S>();
-  S* dg = op.dg.as<S>();
+  S *dy = op.dy.as<S>(), *dv = op.dv.as<S>(), *dg = op.dg.as<S>();
   S mean, rstd, bonus = 0, dbonus = 0, mean_g = 0, mean_gn = 0;
   head_statistics(y + row * width + head, n_head, op.eps, &mean, &rstd);
   for (int64_t c = head; c < head + n_head; ++c) {
@@ -209,10 +208,9 @@ void time_mix_out_backward_row(const TimeMixOutBackward& op, int64_t row, int64_
     const int64_t i = row * width + c;
     const S n = (y[i] - mean) * rstd;
     dy[i] = rstd * (dy[i] - mean_g - n * mean_gn);
-    dr[i] = dbonus * k[i] * r_k[c];
-    dk[i] = dbonus * r[i] * r_k[c];
     dr_k.of[c - head] += dbonus * r[i] * k[i];
   }
+  op.dbonus.as<S>()[(row * width + head) / n_head] = dbonus;
 }
 
 template <class S>

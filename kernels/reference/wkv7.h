@@ -65,8 +65,8 @@ void wkv7_token_backward(int64_t n, const S* r, const S* w_raw, const S* k, cons
       sum_b += m * removed[i];
     }
     const S gate = sigmoid(w_raw[j]);
-    dr[j] += sum_r;
-    dk[j] += sum_k;
+    dr[j] = sum_r;
+    dk[j] = sum_k;
     db[j] = sum_b;
     dw_raw[j] = -S(kDecayScale) * decay_of(w_raw[j]) * gate * (S(1) - gate) * sum_w;
     da[j] = 0;
@@ -105,6 +105,18 @@ void add_handed(const Wkv7Backward& op, int64_t bh, int64_t square, S* adjoint) 
   for (int64_t i = 0; i < square; ++i) adjoint[i] += op.ds_out.as<S>()[bh * square + i];
 }
 
+template <class S>
+void add_bonus(const Wkv7Backward& op, int64_t at, int64_t n) {
+  if (op.bonus.gradient.empty()) return;
+  const int64_t heads = op.in.k.shape[2];
+  const S *r_k = op.bonus.r_k.as<S>() + at / n % heads * n, *r = op.in.r.as<S>() + at;
+  const S *k = op.in.k.as<S>() + at, gradient = op.bonus.gradient.as<S>()[at / n];
+  for (int64_t j = 0; j < n; ++j) {
+    op.dr.as<S>()[at + j] += gradient * r_k[j] * k[j];
+    op.dk.as<S>()[at + j] += gradient * r_k[j] * r[j];
+  }
+}
+
 // Tokens [first, last) of one chunk, from the last to the first; `saved`: the state before them.
 template <class S>
 void wkv7_backward_chunk(const Wkv7Backward& op, const Wkv7Sizes& sizes, int64_t bh, int64_t first,
@@ -136,6 +148,7 @@ void wkv7_backward_chunk(const Wkv7Backward& op, const Wkv7Sizes& sizes, int64_t
     wkv7_token_backward(n, r + at, decay.at(at), k + at, v + at, a + at, b + at, dy + at, before(t),
                         scratch.state(t - first + 1), removed, scratch.adjoint(), dr + at,
                         dw_raw + at, dk + at, dv + at, da + at, db + at);
+    add_bonus<S>(op, at, n);
     if (sizes.starts(in, bh, t)) std::fill(scratch.adjoint(), scratch.adjoint() + square, S(0));
   }
 }

@@ -301,7 +301,8 @@ TEST(ComplexStep, TimeMixOut) {
                                             .eps = 64e-5,
                                             .z = out["z"].view()});
   };
-  op.backward = [](Tensors& in, Tensors& up, Tensors& d) {
+  op.backward = [=](Tensors& in, Tensors& up, Tensors& d) {
+    Owned<Complex> dbonus({3, 2});
     ref::time_mix_out_backward<Complex>({}, {.y = in["y"].view(),
                                              .r = in["r"].view(),
                                              .k = in["k"].view(),
@@ -314,13 +315,17 @@ TEST(ComplexStep, TimeMixOut) {
                                              .eps = 64e-5,
                                              .dz = up["z"].view(),
                                              .dy = d["y"].view(),
-                                             .dr = d["r"].view(),
-                                             .dk = d["k"].view(),
                                              .dv = d["v"].view(),
                                              .dg = d["g"].view(),
+                                             .dbonus = dbonus.view(),
                                              .dln_weight = d["weight"].view(),
                                              .dln_bias = d["bias"].view(),
                                              .dr_k = d["r_k"].view()});
+    // What Wkv7Backward does with dbonus.
+    for (int64_t i = 0; i < rows.elements(); ++i) {
+      d["r"][i] = dbonus[i / 4] * in["r_k"][i % 8] * in["k"][i];
+      d["k"][i] = dbonus[i / 4] * in["r_k"][i % 8] * in["r"][i];
+    }
   };
   expect_right(op);
 }
@@ -332,46 +337,42 @@ TEST(ComplexStep, Wkv7WithIncomingState) {
   OpUnderTest op;
   for (const char* name : {"r", "w_raw", "k", "v", "a", "b"}) op.inputs[name] = tokens;
   op.inputs["s_in"] = state;
-  op.inputs["w0"] = {kH, kN};
-  op.outputs = {{"y", tokens}, {"s_out", state}};
+  op.inputs["w0"] = op.inputs["r_k"] = {kH, kN};
+  const Shape bonus{kB, kT, kH};
+  op.outputs = {{"y", tokens}, {"s_out", state}, {"bonus", bonus}};
   const Shape saved{kB, kH, wkv7_saved_states(kT), kN, wkv7_state_stride(kN)};
+  const auto sequence = [](Tensors& in) {
+    return Wkv7Sequence{.r = in["r"].view(),
+                        .k = in["k"].view(),
+                        .v = in["v"].view(),
+                        .a = in["a"].view(),
+                        .b = in["b"].view(),
+                        .w_raw = in["w_raw"].view(),
+                        .w0 = in["w0"].view()};
+  };
   op.forward = [=](Tensors& in, Tensors& out) {
-    ref::wkv7_forward<Complex>({}, {.in = {.r = in["r"].view(),
-                                           .k = in["k"].view(),
-                                           .v = in["v"].view(),
-                                           .a = in["a"].view(),
-                                           .b = in["b"].view(),
-                                           .w_raw = in["w_raw"].view(),
-                                           .w0 = in["w0"].view()},
+    ref::wkv7_forward<Complex>({}, {.in = sequence(in),
                                     .s_in = in["s_in"].view(),
                                     .y = out["y"].view(),
                                     .s_out = out["s_out"].view(),
                                     .s_saved = {}});
+    for (int64_t i = 0; i < tokens.elements(); ++i) {
+      out["bonus"][i / kN] += in["r_k"][i % (kH * kN)] * in["r"][i] * in["k"][i];
+    }
   };
   op.backward = [=](Tensors& in, Tensors& up, Tensors& d) {
     Owned<Complex> y(tokens), s_out(state), states(saved);
     Owned<Complex> scratch({1, wkv7_backward_scratch(kN)});
-    ref::wkv7_forward<Complex>({}, {.in = {.r = in["r"].view(),
-                                           .k = in["k"].view(),
-                                           .v = in["v"].view(),
-                                           .a = in["a"].view(),
-                                           .b = in["b"].view(),
-                                           .w_raw = in["w_raw"].view(),
-                                           .w0 = in["w0"].view()},
+    ref::wkv7_forward<Complex>({}, {.in = sequence(in),
                                     .s_in = in["s_in"].view(),
                                     .y = y.view(),
                                     .s_out = s_out.view(),
                                     .s_saved = states.view()});
-    ref::wkv7_backward<Complex>({}, {.in = {.r = in["r"].view(),
-                                            .k = in["k"].view(),
-                                            .v = in["v"].view(),
-                                            .a = in["a"].view(),
-                                            .b = in["b"].view(),
-                                            .w_raw = in["w_raw"].view(),
-                                            .w0 = in["w0"].view()},
+    ref::wkv7_backward<Complex>({}, {.in = sequence(in),
                                      .s_saved = states.view(),
                                      .dy = up["y"].view(),
                                      .ds_out = up["s_out"].view(),
+                                     .bonus = {up["bonus"].view(), in["r_k"].view()},
                                      .dr = d["r"].view(),
                                      .dk = d["k"].view(),
                                      .dv = d["v"].view(),
@@ -381,7 +382,10 @@ TEST(ComplexStep, Wkv7WithIncomingState) {
                                      .ds_in = d["s_in"].view(),
                                      .scratch = scratch.view()});
     // What TimeMixInBackward does with dw_raw.
-    for (int64_t i = 0; i < kB * kT * kH * kN; ++i) d["w0"][i % (kH * kN)] += d["w_raw"][i];
+    for (int64_t i = 0; i < kB * kT * kH * kN; ++i) {
+      d["w0"][i % (kH * kN)] += d["w_raw"][i];
+      d["r_k"][i % (kH * kN)] += up["bonus"][i / kN] * in["r"][i] * in["k"][i];
+    }
   };
   const auto small = [&](const char* name) { return normals(name, kB * kT * kH * kN, 0.3); };
   expect_right(op, {{"a", small("a")}, {"b", small("b")}});

@@ -126,7 +126,8 @@ TEST_P(Ops, TimeMixOut) {
   for (const char* name : {"y", "r", "k", "v", "g", "dz"}) b.input(name, kFlat);
   for (const char* name : {"weight", "bias"}) b.acc_input(name, {kWidth});
   b.acc_input("r_k", {kWidth / kHead, kHead});
-  for (const char* name : {"z", "dy", "dr", "dk", "dv", "dg", "z_again"}) b.output(name, kFlat);
+  for (const char* name : {"z", "dy", "dv", "dg", "z_again"}) b.output(name, kFlat);
+  b.acc_output("dbonus", {kFlat[0], kWidth / kHead});
   for (const char* name : {"dweight", "dbias"}) b.acc_output(name, {kWidth});
   b.acc_output("dr_k", {kWidth / kHead, kHead});
   b.run<TimeMixOutForward>(&Backend::time_mix_out_forward, [](const auto& t) {
@@ -156,10 +157,9 @@ TEST_P(Ops, TimeMixOut) {
                               .dz = t("dz"),
                               .z = t("z_again"),
                               .dy = t("dy"),
-                              .dr = t("dr"),
-                              .dk = t("dk"),
                               .dv = t("dv"),
                               .dg = t("dg"),
+                              .dbonus = t("dbonus"),
                               .dln_weight = t("dweight"),
                               .dln_bias = t("dbias"),
                               .dr_k = t("dr_k")};
@@ -246,6 +246,8 @@ TEST_P(Ops, Wkv7) {
     b.input("b", tokens, unit * 0.5);
     b.acc_input("w_raw", tokens);
     b.acc_input("w0", {heads, n});
+    b.acc_input("r_k", {heads, n});
+    b.acc_input("dbonus", {batch, count, heads});
     b.acc_input("s_in", state);
     b.acc_input("ds_out", state);
     for (const char* name : {"y", "dr", "dk", "dv", "da", "db"}) b.output(name, tokens);
@@ -278,6 +280,7 @@ TEST_P(Ops, Wkv7) {
                           .s_saved = t("saved"),
                           .dy = t("dy"),
                           .ds_out = t("ds_out"),
+                          .bonus = {t("dbonus"), t("r_k")},
                           .dr = t("dr"),
                           .dk = t("dk"),
                           .dv = t("dv"),

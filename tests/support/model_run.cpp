@@ -22,7 +22,9 @@ ModelResults run_model(const ModelRun& how, const ModelConfig& config, ParamStor
                        const std::vector<std::vector<std::vector<double>>>& entering) {
   const int64_t context = static_cast<int64_t>(tokens.size()) / batch - 1;
   const Model model(config);
-  Workspace ws(model, {how.precision, batch, context, how.threads, true, how.recompute});
+  ModelPlan plan{how.precision, batch, context, how.threads, true, how.recompute};
+  plan.keep_mixes = how.keep_mixes;
+  Workspace ws(model, plan);
   Owned<int32_t> inputs({batch, context}), targets({batch, context});
   Owned<float> weight({batch, context});
   for (int64_t b = 0; b < batch; ++b) {

@@ -22,6 +22,7 @@ struct ModelRun {
   bool recompute = false;
   int threads = 1;
   double l2wrap = 0;
+  bool keep_mixes = true;
 };
 
 // tokens: (B, T + 1). Entering states: layer, carry; empty: zero.

@@ -59,7 +59,7 @@ inline double as_bf16(double x) {
 inline Numbers operands(const Mode& mode, int64_t tokens) {
   const int64_t count = kBatch * tokens * kHeads * kN;
   Numbers x;
-  for (const char* name : {"r", "v", "dy", "dr", "dk", "dv"}) x[name] = normals(name, count);
+  for (const char* name : {"r", "v", "dy", "dv"}) x[name] = normals(name, count);
   x["k"] = normals("k", count, 0.5);
   x["a"] = unit_keys(mode, tokens);
   x["b"] = normals("rate", count);
@@ -74,7 +74,11 @@ inline Numbers operands(const Mode& mode, int64_t tokens) {
   x["w_raw"] = normals("w_raw", count, 2);
   for (double& w : x["w_raw"]) w = static_cast<float>(mode.w_raw.value_or(w - 1));
   x["w0"] = normals("w0", kHeads * kN, 0.25);
-  for (double& w : x["w0"]) w = static_cast<float>(w);
+  x["r_k"] = normals("r_k", kHeads * kN);
+  x["dbonus"] = normals("dbonus", kBatch * tokens * kHeads);
+  for (const char* name : {"w0", "r_k", "dbonus"}) {
+    for (double& value : x[name]) value = static_cast<float>(value);
+  }
   x["s_in"] = normals("s_in", kBatch * kHeads * kN * kN, 0.3);
   x["ds_out"] = normals("ds_out", kBatch * kHeads * kN * kN, 0.1);
   return x;
@@ -106,7 +110,7 @@ class Recurrence {
   // Starts are given even where there are none.
   void give_starts() { some_start_ = true; }
 
-  // `added`: whether dr, dk, dv start from the operands of these names.
+  // `added`: whether there is a bonus, and dv starts from the operand of this name.
   Numbers forward_and_backward(const Backend& ops, const Ends& ends, bool added) {
     const bool narrow_states =
         ops.saves_bf16_states != nullptr &&
@@ -119,9 +123,9 @@ class Recurrence {
                           .y = narrow("y"),
                           .s_out = ends.s_out ? wide("s_out", square_) : Tensor{},
                           .s_saved = states});
-    if (!added) {
-      for (const char* name : {"dr", "dk", "dv"}) x_.erase(name);
-    }
+    if (!added) x_.erase("dv");
+    Wkv7Bonus bonus;
+    if (added) bonus = {wide("dbonus", {kBatch, tokens_[1], kHeads}), wide("r_k", {kHeads, kN})};
     Owned<Acc> scratch({1, wkv7_backward_scratch(kN)});
     ops.wkv7_backward({}, {.in = sequence(),
                            .s_saved = states,
@@ -129,6 +133,7 @@ class Recurrence {
                            .ds_out = ends.ds_out ? wide("ds_out", square_) : Tensor{},
                            .m = maps_.m,
                            .c = maps_.c,
+                           .bonus = bonus,
                            .dr = narrow("dr"),
                            .dk = narrow("dk"),
                            .dv = narrow("dv"),

@@ -246,8 +246,7 @@ class TimeMixOutBack {
     const T *v = op_.v.as<T>() + o, *g = op_.g.as<T>() + o, *dz = op_.dz.as<T>() + o;
     const float *weight = op_.ln_weight.as<float>() + head, *bias = op_.ln_bias.as<float>() + head;
     const float* r_k = op_.r_k.as<float>() + head;
-    T *dy = op_.dy.as<T>() + o, *dr = op_.dr.as<T>() + o, *dk = op_.dk.as<T>() + o;
-    T *dv = op_.dv.as<T>() + o, *dg = op_.dg.as<T>() + o;
+    T *dy = op_.dy.as<T>() + o, *dv = op_.dv.as<T>() + o, *dg = op_.dg.as<T>() + o;
     float *dweight = sums_.of[kWeight] + in_sums, *dbias = sums_.of[kBias] + in_sums;
     float* dr_k = sums_.of[kBonus] + in_sums;
     float normed[kMaxHead], through[kMaxHead];
@@ -279,13 +278,11 @@ class TimeMixOutBack {
     }
     const float inverse = 1.0f / static_cast<float>(n_);
     const float mean_g = sum_g * inverse, mean_gn = sum_gn * inverse;
+    op_.dbonus.as<float>()[o / n_] = dbonus;
 #pragma omp simd
     for (int64_t c = 0; c < n_; ++c) {
-      const float receptance = load(r[c]), key = load(k[c]);
       store(dy[c], rstd * (through[c] - mean_g - normed[c] * mean_gn));
-      store(dr[c], dbonus * key * r_k[c]);
-      store(dk[c], dbonus * receptance * r_k[c]);
-      dr_k[c] += dbonus * receptance * key;
+      dr_k[c] += dbonus * load(r[c]) * load(k[c]);
     }
   }
 

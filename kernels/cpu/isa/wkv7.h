@@ -86,11 +86,17 @@ struct TokenGradient {
     T *dr = op.dr.as<T>() + at, *dk = op.dk.as<T>() + at, *dv = op.dv.as<T>() + at;
     T *da = op.da.as<T>() + at, *db = op.db.as<T>() + at;
     float* dw = op.dw_raw.as<float>() + at;
+    float along[16 * Q] = {};  // of the bonus
+    if (!op.bonus.gradient.empty()) {
+      const float gradient = op.bonus.gradient.as<float>()[at / n];
+      const float* r_k = op.bonus.r_k.as<float>() + at / n % op.in.k.shape[2] * n;
+      for (int c = 0; c < n; ++c) along[c] = gradient * r_k[c];
+    }
 #pragma omp simd
     for (int c = 0; c < n; ++c) {
       const float gate = sigmoid(x.w_raw[c]);
-      store(dr[c], load(dr[c]) + r[c]);
-      store(dk[c], load(dk[c]) + k[c]);
+      store(dr[c], r[c] + along[c] * x.k[c]);
+      store(dk[c], k[c] + along[c] * x.r[c]);
       store(dv[c], load(dv[c]) + v[c]);
       store(da[c], a[c]);
       store(db[c], b[c]);

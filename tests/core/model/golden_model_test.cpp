@@ -118,10 +118,15 @@ TEST_P(GoldenModel, RecomputeAndThreadsKeepTheBits) {
                      entering);
   };
   const ModelResults plain = once();
+  run.keep_mixes = false;
+  const ModelResults mixed_again = once();
   run.recompute = true;
   const ModelResults recomputed = once();
   run.threads = 2;
   const ModelResults threaded = once();
+  EXPECT_EQ(plain.loss, mixed_again.loss);
+  EXPECT_EQ(plain.grads, mixed_again.grads);
+  EXPECT_EQ(plain.dentering, mixed_again.dentering);
   EXPECT_EQ(plain.loss, recomputed.loss);
   EXPECT_EQ(plain.grads, recomputed.grads);
   EXPECT_EQ(plain.dentering, recomputed.dentering);

@@ -54,10 +54,13 @@ TEST(MemoryPlan, PlannedBytesAreThoseBound) {
 
 TEST(MemoryPlan, RecomputeHoldsLessAndInferenceLeast) {
   const Model model(config());
-  const auto bytes = [&](bool backward, bool recompute) {
-    return Workspace(model, {kSingle, 3, 70, 1, backward, recompute}).bytes();
+  const auto bytes = [&](bool backward, bool recompute, bool keep_mixes = true) {
+    ModelPlan plan{kSingle, 3, 70, 1, backward, recompute};
+    plan.keep_mixes = keep_mixes;
+    return Workspace(model, plan).bytes();
   };
-  EXPECT_LT(bytes(true, true), bytes(true, false));
+  EXPECT_LT(bytes(true, false, false), bytes(true, false));
+  EXPECT_LT(bytes(true, true), bytes(true, false, false));
   EXPECT_LT(bytes(false, false), bytes(true, true));
 }
 
