@@ -25,7 +25,8 @@ def extensions(head_chunk):
     for call in ast.walk(tree):
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "load":
             given = {k.arg: eval(ast.unparse(k.value), {}, names) for k in call.keywords}
-            if given["name"] != "rwkv7_clampw":
+            unused = ["rwkv7_clampw"] + (["rwkv7_head_l2wrap_ce_bf16_v4"] if head_chunk == 0 else [])
+            if given["name"] not in unused:
                 yield given
 
 

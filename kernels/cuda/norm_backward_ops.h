@@ -88,17 +88,21 @@ struct NormBackSums {
     ShiftEdges::Place place{};
     if constexpr (kMixes > 0) {
       place = edges.place(range.end);
-      if (range.end < slabs.rows) carry_left(place, Incoming(*this, range.end, c).sums(p), carry);
+      if (range.end < slabs.rows)
+        carry_left(place, Incoming(*this, range.end, c, 0).sums(p), carry);
     }
-    NormedRow now = Raw(*this, range.end - 1, c).normed(p);
-    // What the next row needs is on its way while this one is worked on.
-    Raw x_next(*this, range.end - 2, c);
-    Incoming d_next(*this, range.end - 1, c);
+    const int64_t first = range.begin;
+    NormedRow now = Raw(*this, range.end - 1, c, 0).normed(p);
+    // What the next two rows need is on its way while this one is worked on.
+    Raw x_next(*this, range.end - 2, c, first - 1), x_later(*this, range.end - 3, c, first - 1);
+    Incoming d_next(*this, range.end - 1, c, first), d_later(*this, range.end - 2, c, first);
     for (int64_t r = range.end - 1; r >= range.begin; --r) {
       const NormedRow before = x_next.normed(p);
       const Incoming d = d_next;
-      x_next = Raw(*this, r - 2, c);
-      d_next = Incoming(*this, r - 1, c);
+      x_next = x_later;
+      d_next = d_later;
+      x_later = Raw(*this, r - 3, c, first - 1);
+      d_later = Incoming(*this, r - 2, c, first);
       float to[K];
       if constexpr (kMixes == 0) {
         unpack(d.d[0], to);
@@ -136,13 +140,13 @@ struct NormBackSums {
     float all[K], left[K];
   };
 
-  // A row as it lies in memory; ahead of the first one there is none.
+  // A row as it lies in memory; ahead of `least`, and of the first one, there is none.
   struct Raw {
     Run<T, K> x{};
     float mean = 0, rstd = 0;
 
-    RWKV_DEVICE Raw(const NormBackSums& of, int64_t r, int64_t c) {
-      if (r < 0) return;
+    RWKV_DEVICE Raw(const NormBackSums& of, int64_t r, int64_t c, int64_t least) {
+      if (r < 0 || r < least) return;
       x = raw_run<K>(of.x + r * of.width + c);
       mean = of.mean[r];
       rstd = of.rstd[r];
@@ -160,8 +164,8 @@ struct NormBackSums {
   struct Incoming {
     Run<T, K> d[kKept] = {};
 
-    RWKV_DEVICE Incoming(const NormBackSums& of, int64_t r, int64_t c) {
-      if (r < 0) return;
+    RWKV_DEVICE Incoming(const NormBackSums& of, int64_t r, int64_t c, int64_t least) {
+      if (r < 0 || r < least) return;
       for (int m = 0; m < kKept; ++m) {
         const T* from = kMixes == 0 ? of.dout : of.gradients.dout[m];
         d[m] = raw_run<K>(from + r * of.width + c);

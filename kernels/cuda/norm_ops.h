@@ -184,12 +184,16 @@ struct LayerNormForwardOp {
     by_octets<RunNorm, T>(op.weight.elements(), stream, op);
   }
 };
-// A row that is wider needs more registers for its mixes than there are.
-inline constexpr int64_t kWidestFused = 4096;
+// A row that is wider needs more registers for its mixes than there are; from the other width on, a
+// block whose threads have eight channels needs so many that it is alone on a multiprocessor.
+inline constexpr int64_t kWidestFused = 4096, kWidestOctets = 2048;
 template <class T>
 struct NormShiftForwardOp {
   static void run(const Stream& stream, const NormShiftForward& op) {
     const int64_t width = op.norm.weight.elements();
+    if (width % 8 == 0 && width > kWidestOctets && width <= kWidestFused) {
+      return RunNorm<T, 4>::run(stream, op);
+    }
     if (width <= kWidestFused) return by_octets<RunNorm, T>(width, stream, op);
     LayerNormForwardOp<T>::run(stream, op.norm);
     TokenShiftForwardOp<T>::run(stream, op.shift);

@@ -24,23 +24,46 @@ struct TimeMixInBack {
     const TimeMixChannels<K> p(lane.c, a0, k_k, k_a, v0);
     float sum[kSums][K] = {};
     const RowRange range = slabs.of_slab(lane.group);
-    for (int64_t r = range.begin; r < range.end; ++r) {
-      row(r * width + lane.c, lane.inside, p, sum);
-      if (lane.inside) value_row(r * width + lane.c, p, sum);
-    }
+    rows_ahead(
+        range.begin, range.end, [&](int64_t r) { return Row(*this, r * width + lane.c); },
+        [&](int64_t r, const Row& in) {
+          row(r * width + lane.c, in, lane.inside, p, sum);
+          if (lane.inside) value_row(r * width + lane.c, in, p, sum);
+        });
     if (lane.inside) sums.put(lane.group, lane.c, sum);
   }
 
  private:
-  RWKV_DEVICE void row(int64_t i, bool inside, const TimeMixChannels<K>& p,
+  // As it lies in memory.
+  struct Row {
+    Run<T, K> key, iclr, da, db, dk, dv, gate{}, first{}, value{};
+    Run<float, K> dw, dfirst;
+
+    RWKV_DEVICE Row(const TimeMixInBack& of, int64_t i)
+        : key(raw_run<K>(of.key + i)),
+          iclr(raw_run<K>(of.iclr + i)),
+          da(raw_run<K>(of.da + i)),
+          db(raw_run<K>(of.db + i)),
+          dk(raw_run<K>(of.dk + i)),
+          dv(raw_run<K>(of.dv + i)),
+          dw(raw_run<K>(of.dw_raw + i)),
+          dfirst(raw_run<K>(of.dfirst + i)) {
+      if (of.gate == nullptr) return;
+      gate = raw_run<K>(of.gate + i);
+      first = raw_run<K>(of.first + i);
+      value = raw_run<K>(of.value + i);
+    }
+  };
+
+  RWKV_DEVICE void row(int64_t i, const Row& in, bool inside, const TimeMixChannels<K>& p,
                        float (&sum)[kSums][K]) const {
     float key_i[K], rate[K], direction[K], ddirection[K], db_i[K], dk_i[K], dw[K], terms[K];
-    load_run(key + i, key_i);
-    load_run(iclr + i, rate);
-    load_run(db + i, db_i);
-    load_run(da + i, ddirection);
-    load_run(dk + i, dk_i);
-    load_run(dw_raw + i, dw);
+    unpack(in.key, key_i);
+    unpack(in.iclr, rate);
+    unpack(in.db, db_i);
+    unpack(in.da, ddirection);
+    unpack(in.dk, dk_i);
+    unpack(in.dw, dw);
     for (int j = 0; j < K; ++j) {
       direction[j] = key_i[j] * p.k_k[j];
       terms[j] = direction[j] * direction[j];
@@ -70,19 +93,20 @@ struct TimeMixInBack {
     store_run(dkey + i, terms);
   }
 
-  RWKV_DEVICE void value_row(int64_t i, const TimeMixChannels<K>& p, float (&sum)[kSums][K]) const {
+  RWKV_DEVICE void value_row(int64_t i, const Row& in, const TimeMixChannels<K>& p,
+                             float (&sum)[kSums][K]) const {
     float d[K], of_first[K];
-    load_run(dv + i, d);
-    load_run(dfirst + i, of_first);
+    unpack(in.dv, d);
+    unpack(in.dfirst, of_first);
     if (gate == nullptr) {
       for (int j = 0; j < K; ++j) d[j] += of_first[j];
       store_run(dvalue + i, d);
       return;
     }
     float mix[K], other[K], own[K];
-    load_run(gate + i, mix);
-    load_run(first + i, other);
-    load_run(value + i, own);
+    unpack(in.gate, mix);
+    unpack(in.first, other);
+    unpack(in.value, own);
     for (int j = 0; j < K; ++j) {
       mix[j] = sigmoid(p.v0[j] + mix[j]);
       other[j] = d[j] * (other[j] - own[j]) * mix[j] * (1 - mix[j]);  // the gate's gradient
@@ -161,9 +185,9 @@ struct TimeMixOutBack {
     load_run(r_k + lane.c, p.bonus);
     float sum[kSums][K] = {};
     const RowRange range = slabs.of_slab(lane.group);
-    for (int64_t row = range.begin; row < range.end; ++row) {
-      back(row, lane, p, sum);
-    }
+    rows_ahead(
+        range.begin, range.end, [&](int64_t row) { return Row(*this, row * width + lane.c); },
+        [&](int64_t row, const Row& in) { back(row * width + lane.c, in, lane, p, sum); });
     if (lane.inside) sums.put(lane.group, lane.c, sum);
   }
 
@@ -176,17 +200,29 @@ struct TimeMixOutBack {
     float g, gn;
   };
 
-  RWKV_DEVICE void back(int64_t row, const HeadLane<K>& lane, const Channels& p,
+  // As it lies in memory.
+  struct Row {
+    Run<T, K> y, r, k, v, g, dz;
+
+    RWKV_DEVICE Row(const TimeMixOutBack& of, int64_t i)
+        : y(raw_run<K>(of.y + i)),
+          r(raw_run<K>(of.r + i)),
+          k(raw_run<K>(of.k + i)),
+          v(raw_run<K>(of.v + i)),
+          g(raw_run<K>(of.g + i)),
+          dz(raw_run<K>(of.dz + i)) {}
+  };
+
+  RWKV_DEVICE void back(int64_t i, const Row& in, const HeadLane<K>& lane, const Channels& p,
                         float (&sum)[kSums][K]) const {
-    const int64_t i = row * width + lane.c;
     const bool inside = lane.inside;
     float n[K], r_i[K], k_i[K], v_i[K], gate[K], d[K], dz_i[K], terms[K];
-    load_run(y + i, n);
-    load_run(r + i, r_i);
-    load_run(k + i, k_i);
-    load_run(v + i, v_i);
-    load_run(dz + i, dz_i);
-    load_run(g + i, gate);
+    unpack(in.y, n);
+    unpack(in.r, r_i);
+    unpack(in.k, k_i);
+    unpack(in.v, v_i);
+    unpack(in.dz, dz_i);
+    unpack(in.g, gate);
     const HeadStatistics norm(n, inside, head_size, eps);
     for (int j = 0; j < K; ++j) {
       n[j] = (n[j] - norm.mean) * norm.rstd;

@@ -39,6 +39,19 @@ RWKV_DEVICE float head_sum(const float (&x)[K], bool inside) {
   return warp_sum(inside ? sum : 0);
 }
 
+// work(r, what read(r) gave) for rows [begin, end), each read while the row before it is worked on:
+// a row's sums over its head wait for no memory.
+template <class Read, class Work>
+RWKV_DEVICE void rows_ahead(int64_t begin, int64_t end, const Read& read, const Work& work) {
+  if (begin >= end) return;
+  auto next = read(begin);
+  for (int64_t r = begin; r < end; ++r) {
+    const auto now = next;
+    if (r + 1 < end) next = read(device::opaque(r + 1));  // addresses take no registers
+    work(device::opaque(r), now);
+  }
+}
+
 // Calls Run<T, K> for the channels a lane has.
 template <template <class, int> class Run, class T, class Op>
 void by_lane_channels(const Stream& stream, const Op& op) {
@@ -87,16 +100,30 @@ struct TimeMixIn {
     if (!lane.is_there(width)) return;
     const TimeMixChannels<K> p(lane.c, a0, k_k, k_a, v0);
     const int64_t begin = lane.group * kForwardRows, end = begin + kForwardRows;
-    for (int64_t r = begin; r < end && r < rows; ++r) {
-      row(r * width + lane.c, lane.inside, p);
-    }
+    rows_ahead(
+        begin, end < rows ? end : rows, [&](int64_t r) { return Row(*this, r * width + lane.c); },
+        [&](int64_t r, const Row& in) { row(r * width + lane.c, in, lane.inside, p); });
   }
 
  private:
-  RWKV_DEVICE void row(int64_t i, bool inside, const TimeMixChannels<K>& p) const {
+  // As it lies in memory.
+  struct Row {
+    Run<T, K> key, iclr, value, first{}, gate{};
+
+    RWKV_DEVICE Row(const TimeMixIn& of, int64_t i)
+        : key(raw_run<K>(of.key + i)),
+          iclr(raw_run<K>(of.iclr + i)),
+          value(raw_run<K>(of.value + i)) {
+      if (of.gate == nullptr) return;
+      first = raw_run<K>(of.first + i);
+      gate = raw_run<K>(of.gate + i);
+    }
+  };
+
+  RWKV_DEVICE void row(int64_t i, const Row& in, bool inside, const TimeMixChannels<K>& p) const {
     float key_i[K], rate[K], scaled[K], squares[K];
-    load_run(key + i, key_i);
-    load_run(iclr + i, rate);
+    unpack(in.key, key_i);
+    unpack(in.iclr, rate);
     for (int j = 0; j < K; ++j) {
       scaled[j] = key_i[j] * p.k_k[j];
       squares[j] = scaled[j] * scaled[j];
@@ -114,16 +141,16 @@ struct TimeMixIn {
     store_run(k + i, to_k);
     store_run(a + i, to_a);
     store_run(b + i, to_b);
-    value_row(i, p);
+    value_row(i, in, p);
   }
 
-  RWKV_DEVICE void value_row(int64_t i, const TimeMixChannels<K>& p) const {
+  RWKV_DEVICE void value_row(int64_t i, const Row& in, const TimeMixChannels<K>& p) const {
     float own[K];
-    load_run(value + i, own);
+    unpack(in.value, own);
     if (gate != nullptr) {
       float other[K], mix[K];
-      load_run(first + i, other);
-      load_run(gate + i, mix);
+      unpack(in.first, other);
+      unpack(in.gate, mix);
       for (int j = 0; j < K; ++j) own[j] += (other[j] - own[j]) * sigmoid(p.v0[j] + mix[j]);
     }
     store_run(v + i, own);
@@ -177,14 +204,14 @@ struct TimeMixOut {
     load_run(bias + lane.c, shift);
     load_run(r_k + lane.c, bonus);
     const int64_t begin = lane.group * kForwardRows, end = begin + kForwardRows;
-    for (int64_t row = begin; row < end && row < rows; ++row) {
-      const int64_t i = row * width + lane.c;
+    const auto read = [&](int64_t row) { return Row(*this, row * width + lane.c); };
+    rows_ahead(begin, end < rows ? end : rows, read, [&](int64_t row, const Row& in) {
       float own[K], products[K], k_i[K], v_i[K], g_i[K];
-      load_run(y + i, own);
-      load_run(r + i, products);
-      load_run(k + i, k_i);
-      load_run(v + i, v_i);
-      load_run(g + i, g_i);
+      unpack(in.y, own);
+      unpack(in.r, products);
+      unpack(in.k, k_i);
+      unpack(in.v, v_i);
+      unpack(in.g, g_i);
       const HeadStatistics norm(own, lane.inside, head_size, eps);
       for (int j = 0; j < K; ++j) products[j] *= k_i[j] * bonus[j];
       const float along = head_sum(products, lane.inside);
@@ -192,9 +219,22 @@ struct TimeMixOut {
         own[j] = (own[j] - norm.mean) * norm.rstd * scale[j] + shift[j] + along * v_i[j];
         own[j] *= g_i[j];
       }
-      if (lane.inside) store_run(z + i, own);
-    }
+      if (lane.inside) store_run(z + row * width + lane.c, own);
+    });
   }
+
+ private:
+  // As it lies in memory.
+  struct Row {
+    Run<T, K> y, r, k, v, g;
+
+    RWKV_DEVICE Row(const TimeMixOut& of, int64_t i)
+        : y(raw_run<K>(of.y + i)),
+          r(raw_run<K>(of.r + i)),
+          k(raw_run<K>(of.k + i)),
+          v(raw_run<K>(of.v + i)),
+          g(raw_run<K>(of.g + i)) {}
+  };
 };
 template <class T, int K>
 struct RunTimeMixOut {
