@@ -72,10 +72,32 @@ RWKV_DEVICE void store(Bf16* p, float value) {
 RWKV_DEVICE float load(const Fp16* p) { return device::from_fp16(p->bits); }
 RWKV_DEVICE void store(Fp16* p, float value) { p->bits = device::to_fp16(value); }
 
+// Two 16-bit floats of a word, the one at the lower address first.
+template <class T>
+RWKV_DEVICE float first_of(uint32_t pair) {
+  if constexpr (std::is_same_v<T, Bf16>) return bits_to_float(pair << 16);
+  return device::from_fp16(static_cast<uint16_t>(pair & 0xffffu));
+}
+template <class T>
+RWKV_DEVICE float second_of(uint32_t pair) {
+  if constexpr (std::is_same_v<T, Bf16>) return bits_to_float(pair & 0xffff0000u);
+  return device::from_fp16(static_cast<uint16_t>(pair >> 16));
+}
+template <class T>
+RWKV_DEVICE uint32_t pair_of(float first, float second) {
+  if constexpr (std::is_same_v<T, Bf16>) return device::pack_bf16(first, second);
+  return device::to_fp16(first) | static_cast<uint32_t>(device::to_fp16(second)) << 16;
+}
+
 // K elements that follow one another, in one access; K is a power of two, and p a multiple of it.
+// 16-bit floats stay in pairs until they are unpacked: to take one out is to wait for memory.
 template <class T, int K>
 struct alignas(sizeof(T) * K) Run {
   T element[K];
+};
+template <class T, int K>
+requires(sizeof(T) == 2 && K % 2 == 0) struct alignas(sizeof(T) * K) Run<T, K> {
+  uint32_t pair[K / 2];
 };
 template <int K, class T>
 RWKV_DEVICE Run<T, K> raw_run(const T* p) {
@@ -83,7 +105,13 @@ RWKV_DEVICE Run<T, K> raw_run(const T* p) {
 }
 template <class T, int K>
 RWKV_DEVICE void unpack(const Run<T, K>& run, float (&x)[K]) {
-  for (int i = 0; i < K; ++i) x[i] = load(run.element + i);
+  for (int i = 0; i < K; ++i) {
+    if constexpr (sizeof(T) == 2 && K % 2 == 0) {
+      x[i] = i % 2 == 0 ? first_of<T>(run.pair[i / 2]) : second_of<T>(run.pair[i / 2]);
+    } else {
+      x[i] = load(run.element + i);
+    }
+  }
 }
 template <class T, int K>
 RWKV_DEVICE void load_run(const T* p, float (&x)[K]) {
@@ -91,15 +119,13 @@ RWKV_DEVICE void load_run(const T* p, float (&x)[K]) {
 }
 template <class T, int K>
 RWKV_DEVICE void store_run(T* p, const float (&x)[K]) {
-  if constexpr (std::is_same_v<T, Bf16> && K % 2 == 0) {
-    Run<uint32_t, K / 2> pairs;
-    for (int i = 0; i < K / 2; ++i) pairs.element[i] = device::pack_bf16(x[2 * i], x[2 * i + 1]);
-    *reinterpret_cast<Run<uint32_t, K / 2>*>(p) = pairs;
+  Run<T, K> run;
+  if constexpr (sizeof(T) == 2 && K % 2 == 0) {
+    for (int i = 0; i < K / 2; ++i) run.pair[i] = pair_of<T>(x[2 * i], x[2 * i + 1]);
   } else {
-    Run<T, K> run;
     for (int i = 0; i < K; ++i) store(run.element + i, x[i]);
-    *reinterpret_cast<Run<T, K>*>(p) = run;
   }
+  *reinterpret_cast<Run<T, K>*>(p) = run;
 }
 
 struct alignas(8) Floats2 {
@@ -116,8 +142,10 @@ RWKV_DEVICE int warp_index() {
 }
 
 // The sum over a warp, on each of its threads, in a fixed order.
+// Over kLanes neighbours of a warp; all of its threads must come.
+template <int kLanes = kWarp>
 RWKV_DEVICE float warp_sum(float value) {
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) value += device::warp_xor(value, mask);
+  for (int mask = kLanes / 2; mask > 0; mask /= 2) value += device::warp_xor(value, mask);
   return value;
 }
 RWKV_DEVICE float warp_max(float value) {

@@ -6,7 +6,7 @@
 
 namespace rwkv::cuda {
 
-template <class T, int K>
+template <class T, int K, int L>
 struct TimeMixInBack {
   const T *iclr, *gate, *key, *value, *first, *dk, *dv, *da, *db;
   const float *a0, *k_k, *k_a, *v0, *dw_raw;
@@ -19,8 +19,8 @@ struct TimeMixInBack {
   enum : int { kW0, kA0, kKk, kKa, kV0, kSums };
 
   RWKV_DEVICE void operator()() const {
-    const HeadLane<K> lane(width, head_size);
-    if (!lane.is_there(width)) return;
+    const HeadLane<K, L> lane(width, head_size);
+    if (!lane.is_there) return;
     const TimeMixChannels<K> p(lane.c, a0, k_k, k_a, v0);
     float sum[kSums][K] = {};
     const RowRange range = slabs.of_slab(lane.group);
@@ -69,13 +69,13 @@ struct TimeMixInBack {
       terms[j] = direction[j] * direction[j];
       rate[j] = sigmoid(p.a0[j] + rate[j]);
     }
-    const KappaNorm kappa(head_sum(terms, inside));
+    const KappaNorm kappa(head_sum<L>(terms, inside));
     for (int j = 0; j < K; ++j) {
       direction[j] /= kappa.norm;
       ddirection[j] = db_i[j] * rate[j] - ddirection[j];
       terms[j] = direction[j] * ddirection[j];
     }
-    const float along = head_sum(terms, inside), removed = kappa.clipped ? 0 : along;
+    const float along = head_sum<L>(terms, inside), removed = kappa.clipped ? 0 : along;
     if (!inside) return;
     float dpre[K];
     for (int j = 0; j < K; ++j) {
@@ -119,14 +119,15 @@ struct TimeMixInBack {
     store_run(dgate + i, other);
   }
 };
-template <class T, int K>
+template <class T, int K, int L>
 struct RunTimeMixInBack {
   static void run(const Stream& stream, const TimeMixInBackward& op) {
-    using Kernel = TimeMixInBack<T, K>;
+    using Kernel = TimeMixInBack<T, K, L>;
     const int64_t width = op.a0.elements();
     const Slabs slabs(op.leaves, op.key.elements() / width);
     const SlabSums sums(stream, slabs, width, Kernel::kSums);
-    device::launch(stream, {HeadLane<K>::blocks(slabs.count(), width, op.head_size), kThreads, 0},
+    device::launch(stream,
+                   {HeadLane<K, L>::blocks(slabs.count(), width, op.head_size), kThreads, 0},
                    Kernel{in<T>(op.iclr),
                           in<T>(op.value_gate),
                           in<T>(op.key),
@@ -159,11 +160,11 @@ struct RunTimeMixInBack {
 template <class T>
 struct TimeMixInBackwardOp {
   static void run(const Stream& stream, const TimeMixInBackward& op) {
-    by_lane_channels<RunTimeMixInBack, T>(stream, op);
+    by_lane_channels<RunTimeMixInBack, T, 32>(stream, op);
   }
 };
 
-template <class T, int K>
+template <class T, int K, int L>
 struct TimeMixOutBack {
   const T *y, *r, *k, *v, *g, *dz;
   const float *weight, *bias, *r_k;
@@ -177,8 +178,8 @@ struct TimeMixOutBack {
   enum : int { kWeight, kBias, kBonus, kSums };
 
   RWKV_DEVICE void operator()() const {
-    const HeadLane<K> lane(width, head_size);
-    if (!lane.is_there(width)) return;
+    const HeadLane<K, L> lane(width, head_size);
+    if (!lane.is_there) return;
     Channels p;
     load_run(weight + lane.c, p.scale);
     load_run(bias + lane.c, p.shift);
@@ -213,7 +214,7 @@ struct TimeMixOutBack {
           dz(raw_run<K>(of.dz + i)) {}
   };
 
-  RWKV_DEVICE void back(int64_t i, const Row& in, const HeadLane<K>& lane, const Channels& p,
+  RWKV_DEVICE void back(int64_t i, const Row& in, const HeadLane<K, L>& lane, const Channels& p,
                         float (&sum)[kSums][K]) const {
     const bool inside = lane.inside;
     float n[K], r_i[K], k_i[K], v_i[K], gate[K], d[K], dz_i[K], terms[K];
@@ -223,19 +224,19 @@ struct TimeMixOutBack {
     unpack(in.v, v_i);
     unpack(in.dz, dz_i);
     unpack(in.g, gate);
-    const HeadStatistics norm(n, inside, head_size, eps);
+    const HeadStatistics<L> norm(n, inside, head_size, eps);
     for (int j = 0; j < K; ++j) {
       n[j] = (n[j] - norm.mean) * norm.rstd;
       terms[j] = r_i[j] * k_i[j] * p.bonus[j];
       d[j] = gate[j] * dz_i[j];
     }
-    const float bonus = head_sum(terms, inside);
+    const float bonus = head_sum<L>(terms, inside);
     for (int j = 0; j < K; ++j) terms[j] = d[j] * v_i[j];
-    const float of_bonus = head_sum(terms, inside);
+    const float of_bonus = head_sum<L>(terms, inside);
     for (int j = 0; j < K; ++j) terms[j] = d[j] * p.scale[j];
-    Means mean{head_sum(terms, inside) / static_cast<float>(head_size), 0};
+    Means mean{head_sum<L>(terms, inside) / static_cast<float>(head_size), 0};
     for (int j = 0; j < K; ++j) terms[j] *= n[j];
-    mean.gn = head_sum(terms, inside) / static_cast<float>(head_size);
+    mean.gn = head_sum<L>(terms, inside) / static_cast<float>(head_size);
     if (!inside) return;
     for (int j = 0; j < K; ++j) {
       sum[kWeight][j] += d[j] * n[j];
@@ -251,18 +252,18 @@ struct TimeMixOutBack {
     store_run(dg + i, dz_i);
     store_run(dy + i, n);
     store_run(dv + i, d);
-    if (lane.c % head_size == 0) dbonus[i / head_size] = of_bonus;
+    if (i % head_size == 0) dbonus[i / head_size] = of_bonus;
   }
 };
-template <class T, int K>
+template <class T, int K, int L>
 struct RunTimeMixOutBack {
   static void run(const Stream& stream, const TimeMixOutBackward& op) {
-    using Kernel = TimeMixOutBack<T, K>;
+    using Kernel = TimeMixOutBack<T, K, L>;
     const int64_t width = op.ln_weight.elements();
     const Slabs slabs(op.leaves, op.y.elements() / width);
     const SlabSums sums(stream, slabs, width, Kernel::kSums);
     device::launch(
-        stream, {HeadLane<K>::blocks(slabs.count(), width, op.head_size), kThreads, 0},
+        stream, {HeadLane<K, L>::blocks(slabs.count(), width, op.head_size), kThreads, 0},
         Kernel{in<T>(op.y), in<T>(op.r), in<T>(op.k), in<T>(op.v), in<T>(op.g), in<T>(op.dz),
                in<float>(op.ln_weight), in<float>(op.ln_bias), in<float>(op.r_k), out<T>(op.z),
                out<T>(op.dy), out<T>(op.dv), out<T>(op.dg), out<float>(op.dbonus), sums, slabs,
@@ -275,7 +276,7 @@ struct RunTimeMixOutBack {
 template <class T>
 struct TimeMixOutBackwardOp {
   static void run(const Stream& stream, const TimeMixOutBackward& op) {
-    by_lane_channels<RunTimeMixOutBack, T>(stream, op);
+    by_lane_channels<RunTimeMixOutBack, T, 16>(stream, op);
   }
 };
 

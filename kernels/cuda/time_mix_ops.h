@@ -1,5 +1,5 @@
-// Before and after the recurrence (kernels/time_mix.h): a warp a head, a lane K channels that
-// follow one another; sums over a head are a warp's.
+// Before and after the recurrence (kernels/time_mix.h): L lanes of a warp have a head, each K
+// channels that follow one another; sums over a head are theirs alone.
 #pragma once
 
 #include "kernels/cuda/token_sums.h"
@@ -7,36 +7,37 @@
 
 namespace rwkv::cuda {
 
-// Which head and channels a thread has, of a block of kWarps heads and some rows.
-template <int K>
+// Which head and channels a thread has, of a block of kHeads heads and some rows.
+template <int K, int L>
 struct HeadLane {
-  static constexpr int kWarps = kThreads / kWarp;
+  static constexpr int kHeads = kThreads / L;
 
-  int64_t head, group;  // of rows
-  int64_t c;            // first channel
-  bool inside;          // heads of 16 leave half a warp idle
+  int64_t group;  // of rows
+  int64_t c;      // first channel; some channel where it has none
+  bool inside;    // it has channels: heads of 16 leave half a warp idle, and there may be no head
+  bool is_there;  // some thread of its warp has
 
   RWKV_DEVICE HeadLane(int64_t width, int64_t head_size) {
-    const int64_t heads = width / head_size, across = (heads + kWarps - 1) / kWarps;
-    const int lane = thread_index() % kWarp;
-    head = block_index() % across * kWarps + thread_index() / kWarp;
+    const int64_t heads = width / head_size, across = (heads + kHeads - 1) / kHeads;
+    const int lane = thread_index() % L;
+    const int64_t head = block_index() % across * kHeads + thread_index() / L;
     group = block_index() / across;
-    inside = lane * K < head_size;
-    c = head * head_size + (inside ? lane * K : 0);
+    inside = head < heads && lane * K < head_size;
+    c = inside ? head * head_size + lane * K : 0;
+    is_there = head - thread_index() % kWarp / L < heads;
   }
-  RWKV_DEVICE bool is_there(int64_t width) const { return c < width; }  // the same for a warp
   static int64_t blocks(int64_t groups, int64_t width, int64_t head_size) {
-    return groups * ((width / head_size + kWarps - 1) / kWarps);
+    return groups * ((width / head_size + kHeads - 1) / kHeads);
   }
 };
 
 inline constexpr int64_t kForwardRows = 16;  // of a block, where nothing is summed over rows
 
-template <int K>
+template <int L, int K>
 RWKV_DEVICE float head_sum(const float (&x)[K], bool inside) {
   float sum = 0;
   for (int i = 0; i < K; ++i) sum += x[i];
-  return warp_sum(inside ? sum : 0);
+  return warp_sum<L>(inside ? sum : 0);
 }
 
 // work(r, what read(r) gave) for rows [begin, end), each read while the row before it is worked on:
@@ -52,12 +53,13 @@ RWKV_DEVICE void rows_ahead(int64_t begin, int64_t end, const Read& read, const 
   }
 }
 
-// Calls Run<T, K> for the channels a lane has.
-template <template <class, int> class Run, class T, class Op>
+// Calls Run<T, K, L> for the head size; a head of 64 has as many lanes as are asked for. Fewer
+// lanes take fewer steps a sum and more registers.
+template <template <class, int, int> class Run, class T, int kLanes64, class Op>
 void by_lane_channels(const Stream& stream, const Op& op) {
-  if (op.head_size <= 32) return Run<T, 1>::run(stream, op);
-  if (op.head_size == 64) return Run<T, 2>::run(stream, op);
-  if (op.head_size == 128) return Run<T, 4>::run(stream, op);
+  if (op.head_size <= 32) return Run<T, 1, 32>::run(stream, op);
+  if (op.head_size == 64) return Run<T, 64 / kLanes64, kLanes64>::run(stream, op);
+  if (op.head_size == 128) return Run<T, 4, 32>::run(stream, op);
   throw InputError("model.head_size " + std::to_string(op.head_size) +
                    ": the CUDA kernels have 16, 32, 64 and 128");
 }
@@ -88,7 +90,7 @@ struct TimeMixChannels {
   }
 };
 
-template <class T, int K>
+template <class T, int K, int L>
 struct TimeMixIn {
   const float *a0, *k_k, *k_a, *v0;
   const T *iclr, *gate, *key, *value, *first;
@@ -96,8 +98,8 @@ struct TimeMixIn {
   int64_t rows, width, head_size;
 
   RWKV_DEVICE void operator()() const {
-    const HeadLane<K> lane(width, head_size);
-    if (!lane.is_there(width)) return;
+    const HeadLane<K, L> lane(width, head_size);
+    if (!lane.is_there) return;
     const TimeMixChannels<K> p(lane.c, a0, k_k, k_a, v0);
     const int64_t begin = lane.group * kForwardRows, end = begin + kForwardRows;
     rows_ahead(
@@ -129,7 +131,7 @@ struct TimeMixIn {
       squares[j] = scaled[j] * scaled[j];
       rate[j] = sigmoid(p.a0[j] + rate[j]);
     }
-    const KappaNorm kappa(head_sum(squares, inside));
+    const KappaNorm kappa(head_sum<L>(squares, inside));
     if (!inside) return;
     float to_k[K], to_a[K], to_b[K];
     for (int j = 0; j < K; ++j) {
@@ -156,39 +158,40 @@ struct TimeMixIn {
     store_run(v + i, own);
   }
 };
-template <class T, int K>
+template <class T, int K, int L>
 struct RunTimeMixIn {
   static void run(const Stream& stream, const TimeMixInForward& op) {
     const int64_t width = op.a0.elements(), rows = op.key.elements() / width;
     const int64_t groups = (rows + kForwardRows - 1) / kForwardRows;
     device::launch(
-        stream, {HeadLane<K>::blocks(groups, width, op.head_size), kThreads, 0},
-        TimeMixIn<T, K>{in<float>(op.a0), in<float>(op.k_k), in<float>(op.k_a), in<float>(op.v0),
-                        in<T>(op.iclr), in<T>(op.value_gate), in<T>(op.key), in<T>(op.value),
-                        in<T>(op.v_first), out<T>(op.k), out<T>(op.v), out<T>(op.a), out<T>(op.b),
-                        rows, width, op.head_size});
+        stream, {HeadLane<K, L>::blocks(groups, width, op.head_size), kThreads, 0},
+        TimeMixIn<T, K, L>{in<float>(op.a0), in<float>(op.k_k), in<float>(op.k_a), in<float>(op.v0),
+                           in<T>(op.iclr), in<T>(op.value_gate), in<T>(op.key), in<T>(op.value),
+                           in<T>(op.v_first), out<T>(op.k), out<T>(op.v), out<T>(op.a),
+                           out<T>(op.b), rows, width, op.head_size});
   }
 };
 template <class T>
 struct TimeMixInForwardOp {
   static void run(const Stream& stream, const TimeMixInForward& op) {
-    by_lane_channels<RunTimeMixIn, T>(stream, op);
+    by_lane_channels<RunTimeMixIn, T, 32>(stream, op);
   }
 };
 
 // Mean and reciprocal deviation of one head.
+template <int L>
 struct HeadStatistics {
   float mean, rstd;
   template <int K>
   RWKV_DEVICE HeadStatistics(const float (&y)[K], bool inside, int64_t head_size, float eps) {
-    mean = head_sum(y, inside) / static_cast<float>(head_size);
+    mean = head_sum<L>(y, inside) / static_cast<float>(head_size);
     float squares[K];
     for (int j = 0; j < K; ++j) squares[j] = (y[j] - mean) * (y[j] - mean);
-    rstd = 1.0f / sqrtf(head_sum(squares, inside) / static_cast<float>(head_size) + eps);
+    rstd = 1.0f / sqrtf(head_sum<L>(squares, inside) / static_cast<float>(head_size) + eps);
   }
 };
 
-template <class T, int K>
+template <class T, int K, int L>
 struct TimeMixOut {
   const T *y, *r, *k, *v, *g;
   const float *weight, *bias, *r_k;
@@ -197,8 +200,8 @@ struct TimeMixOut {
   float eps;
 
   RWKV_DEVICE void operator()() const {
-    const HeadLane<K> lane(width, head_size);
-    if (!lane.is_there(width)) return;
+    const HeadLane<K, L> lane(width, head_size);
+    if (!lane.is_there) return;
     float scale[K], shift[K], bonus[K];
     load_run(weight + lane.c, scale);
     load_run(bias + lane.c, shift);
@@ -212,9 +215,9 @@ struct TimeMixOut {
       unpack(in.k, k_i);
       unpack(in.v, v_i);
       unpack(in.g, g_i);
-      const HeadStatistics norm(own, lane.inside, head_size, eps);
+      const HeadStatistics<L> norm(own, lane.inside, head_size, eps);
       for (int j = 0; j < K; ++j) products[j] *= k_i[j] * bonus[j];
-      const float along = head_sum(products, lane.inside);
+      const float along = head_sum<L>(products, lane.inside);
       for (int j = 0; j < K; ++j) {
         own[j] = (own[j] - norm.mean) * norm.rstd * scale[j] + shift[j] + along * v_i[j];
         own[j] *= g_i[j];
@@ -236,22 +239,22 @@ struct TimeMixOut {
           g(raw_run<K>(of.g + i)) {}
   };
 };
-template <class T, int K>
+template <class T, int K, int L>
 struct RunTimeMixOut {
   static void run(const Stream& stream, const TimeMixOutForward& op) {
     const int64_t width = op.ln_weight.elements(), rows = op.y.elements() / width;
     const int64_t groups = (rows + kForwardRows - 1) / kForwardRows;
     device::launch(
-        stream, {HeadLane<K>::blocks(groups, width, op.head_size), kThreads, 0},
-        TimeMixOut<T, K>{in<T>(op.y), in<T>(op.r), in<T>(op.k), in<T>(op.v), in<T>(op.g),
-                         in<float>(op.ln_weight), in<float>(op.ln_bias), in<float>(op.r_k),
-                         out<T>(op.z), rows, width, op.head_size, static_cast<float>(op.eps)});
+        stream, {HeadLane<K, L>::blocks(groups, width, op.head_size), kThreads, 0},
+        TimeMixOut<T, K, L>{in<T>(op.y), in<T>(op.r), in<T>(op.k), in<T>(op.v), in<T>(op.g),
+                            in<float>(op.ln_weight), in<float>(op.ln_bias), in<float>(op.r_k),
+                            out<T>(op.z), rows, width, op.head_size, static_cast<float>(op.eps)});
   }
 };
 template <class T>
 struct TimeMixOutForwardOp {
   static void run(const Stream& stream, const TimeMixOutForward& op) {
-    by_lane_channels<RunTimeMixOut, T>(stream, op);
+    by_lane_channels<RunTimeMixOut, T, 16>(stream, op);
   }
 };
 

@@ -142,22 +142,24 @@ struct Documents {
   }
 };
 
-// On their way into shared memory; zeros behind the end.
+// On their way into shared memory; zeros behind the end. Whole rows, four by each warp of the team:
+// of 32 bytes of each of 16 rows a warp would need four times as many accesses. So another warp may
+// read them after a sync of the team or block.
 RWKV_DEVICE void fetch_tokens(const OwnTokens& own, const Bf16* from, std::byte* to) {
-  const int row = own.lane / 2, column = own.lane % 2 * 8;
+  const int row = 4 * team_warp() + own.lane / 8, column = own.lane % 8 * 8;
   const bool there = row < own.count;
-  const Bf16* p = from + (there ? own.at(row, column) : own.first);
-  device::copy_async(to + Rows64::offset(row, own_band() + column),
-                     reinterpret_cast<const std::byte*>(p), there);
+  const Bf16* p = from + (there ? own.at(row, column - own_band()) : own.first);
+  device::copy_async(to + Rows64::offset(row, column), reinterpret_cast<const std::byte*>(p),
+                     there);
 }
 RWKV_DEVICE void fetch_decays(const OwnTokens& own, const float* from, std::byte* to) {
   RWKV_UNROLL
   for (int i = 0; i < 2; ++i) {
-    const int row = own.lane / 4 + 8 * i, column = own.lane % 4 * 4;
+    const int row = 4 * team_warp() + 2 * i + own.lane / 16, column = own.lane % 16 * 4;
     const bool there = row < own.count;
-    const float* p = from + (there ? own.at(row, column) : own.first);
-    device::copy_async(to + Floats64::offset(row, own_band() + column),
-                       reinterpret_cast<const std::byte*>(p), there);
+    const float* p = from + (there ? own.at(row, column - own_band()) : own.first);
+    device::copy_async(to + Floats64::offset(row, column), reinterpret_cast<const std::byte*>(p),
+                       there);
   }
 }
 

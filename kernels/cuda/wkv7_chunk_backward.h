@@ -89,8 +89,7 @@ struct Wkv7ChunkBackKernel {
     Fragment dv_before{};  // what the step adds to, read a chunk ahead
     for (int c = head.chunks(); c >= 0; --c) {
       const bool runs = c<head.chunks(), follows = c> 0;
-      device::wait_copies<0>();
-      device::sync_warp();
+      if (!kTeams) device::sync_block();  // gradients are made of what is fetched over
       int32_t start = 0;
       if (follows) start = fetch(room, head, c - 1);
       if (!kPlain && runs && c == head.handed) add_handed(bh, adjoint);
@@ -98,7 +97,7 @@ struct Wkv7ChunkBackKernel {
       if (runs) step(room, head, c, dv_before, adjoint);
       if (kFolded && runs) fold_tile_start(bh, c, adjoint);
       device::wait_copies<1>();
-      device::sync_warp();
+      device::sync_team(0);
       if (follows) {
         dv_before = read_tokens(head.own(c - 1), dv);
         scale(room, head, c - 1, start);
@@ -106,8 +105,10 @@ struct Wkv7ChunkBackKernel {
       if constexpr (kTeams) {
         device::sync_team(0);
         if (follows) make_next_blocks(room, c - 1);
+        device::wait_copies<0>();
         device::sync_block();
       } else {
+        device::wait_copies<0>();
         device::sync_block();
         Gradients g;
         if (runs) make_gradient_blocks(room, head, c, g);

@@ -298,6 +298,16 @@ template <class Kernel>
 void run_chunks(const Stream& stream, int64_t blocks, const Kernel& kernel) {
   device::launch(stream, {blocks, Kernel::kBlockThreads, sizeof(typename Kernel::Room)}, kernel);
 }
+// Where memory is what bounds them, two blocks on a multiprocessor are as fast as three, and leave
+// a smaller last wave: 1.10 against 1.45 ms for 512 heads of 4096 tokens on an H200
+// (docs/measurements/2026-11-27-h100.md). So of 228 KB of shared memory each asks for a third.
+template <class Kernel>
+void run_whole_heads(const Stream& stream, int64_t blocks, const Kernel& kernel) {
+  constexpr int64_t kThird = int64_t{76} << 10, kRoom = sizeof(typename Kernel::Room);
+  static_assert(kRoom < kThird);
+  const int64_t bytes = device::block_shared_bytes() > 2 * kThird ? kThird : kRoom;
+  device::launch(stream, {blocks, Kernel::kBlockThreads, bytes}, kernel);
+}
 
 // With maps, tile after tile.
 template <bool kPlain>

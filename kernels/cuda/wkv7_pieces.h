@@ -133,7 +133,8 @@ void wkv7_chunk_forward(const Stream& stream, const Wkv7Forward& op) {
   kernel.y = out<Bf16>(op.y);
   kernel.s_out = out<float>(op.s_out);
   kernel.saved = op.s_saved.data;
-  run_chunks(stream, input.tiles * heads, kernel);
+  if (input.tiles > 1) return run_chunks(stream, input.tiles * heads, kernel);
+  run_whole_heads(stream, heads, kernel);
 }
 
 // `blocks` of them; ends, at_end: the kernel's. With two teams where a block may have so much

@@ -54,22 +54,33 @@ TEST_P(Ops, Embedding) {
   b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
 }
 
+// Three heads: they do not fill the warps that have two each.
+constexpr int64_t kTimeMixHeads[] = {16, 32, 64, 128};
+
+std::vector<std::pair<int64_t, bool>> time_mix_cases() {
+  std::vector<std::pair<int64_t, bool>> cases;
+  for (const int64_t head : kTimeMixHeads) cases.insert(cases.end(), {{head, false}, {head, true}});
+  return cases;
+}
+
 TEST_P(Ops, TimeMixIn) {
-  for (const bool first : {false, true}) {
+  for (const auto& [head, first] : time_mix_cases()) {
+    const int64_t width = 3 * head;
+    const Shape flat{kRows, width};
     TwoBackends b = bench();
     for (const char* name : {"iclr", "gate", "key", "value", "v_first", "dk", "dv", "da", "db"}) {
-      b.input(name, kFlat);
+      b.input(name, flat);
     }
-    b.acc_input("dw_raw", kFlat);
-    for (const char* name : {"a0", "v0", "k_k", "k_a"}) b.acc_input(name, {kWidth});
+    b.acc_input("dw_raw", flat);
+    for (const char* name : {"a0", "v0", "k_k", "k_a"}) b.acc_input(name, {width});
     for (const char* name : {"k", "v", "a", "b", "ddecay", "diclr", "dkey", "dvalue"}) {
-      b.output(name, kFlat);
+      b.output(name, flat);
     }
-    b.acc_output("dv_first", kFlat, 0.5);
-    for (const char* name : {"dw0", "da0", "dk_k", "dk_a"}) b.acc_output(name, {kWidth});
+    b.acc_output("dv_first", flat, 0.5);
+    for (const char* name : {"dw0", "da0", "dk_k", "dk_a"}) b.acc_output(name, {width});
     if (!first) {
-      b.output("dgate", kFlat);
-      b.acc_output("dv0", {kWidth});
+      b.output("dgate", flat);
+      b.acc_output("dv0", {width});
     }
     b.run<TimeMixInForward>(&Backend::time_mix_in_forward, [&](const auto& t) {
       const auto later = [&](const char* name) { return first ? Tensor{} : t(name); };
@@ -82,7 +93,7 @@ TEST_P(Ops, TimeMixIn) {
                               .k_k = t("k_k"),
                               .k_a = t("k_a"),
                               .v0 = later("v0"),
-                              .head_size = kHead,
+                              .head_size = head,
                               .k = t("k"),
                               .v = t("v"),
                               .a = t("a"),
@@ -99,7 +110,7 @@ TEST_P(Ops, TimeMixIn) {
                                .k_k = t("k_k"),
                                .k_a = t("k_a"),
                                .v0 = later("v0"),
-                               .head_size = kHead,
+                               .head_size = head,
                                .dw_raw = t("dw_raw"),
                                .dk = t("dk"),
                                .dv = t("dv"),
@@ -122,49 +133,53 @@ TEST_P(Ops, TimeMixIn) {
 }
 
 TEST_P(Ops, TimeMixOut) {
-  TwoBackends b = bench();
-  for (const char* name : {"y", "r", "k", "v", "g", "dz"}) b.input(name, kFlat);
-  for (const char* name : {"weight", "bias"}) b.acc_input(name, {kWidth});
-  b.acc_input("r_k", {kWidth / kHead, kHead});
-  for (const char* name : {"z", "dy", "dv", "dg", "z_again"}) b.output(name, kFlat);
-  b.acc_output("dbonus", {kFlat[0], kWidth / kHead});
-  for (const char* name : {"dweight", "dbias"}) b.acc_output(name, {kWidth});
-  b.acc_output("dr_k", {kWidth / kHead, kHead});
-  b.run<TimeMixOutForward>(&Backend::time_mix_out_forward, [](const auto& t) {
-    return TimeMixOutForward{.y = t("y"),
-                             .r = t("r"),
-                             .k = t("k"),
-                             .v = t("v"),
-                             .g = t("g"),
-                             .ln_weight = t("weight"),
-                             .ln_bias = t("bias"),
-                             .r_k = t("r_k"),
-                             .head_size = kHead,
-                             .eps = 64e-5,
-                             .z = t("z")};
-  });
-  b.run<TimeMixOutBackward>(&Backend::time_mix_out_backward, [](const auto& t) {
-    return TimeMixOutBackward{.y = t("y"),
-                              .r = t("r"),
-                              .k = t("k"),
-                              .v = t("v"),
-                              .g = t("g"),
-                              .ln_weight = t("weight"),
-                              .ln_bias = t("bias"),
-                              .r_k = t("r_k"),
-                              .head_size = kHead,
-                              .eps = 64e-5,
-                              .dz = t("dz"),
-                              .z = t("z_again"),
-                              .dy = t("dy"),
-                              .dv = t("dv"),
-                              .dg = t("dg"),
-                              .dbonus = t("dbonus"),
-                              .dln_weight = t("dweight"),
-                              .dln_bias = t("dbias"),
-                              .dr_k = t("dr_k")};
-  });
-  b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
+  for (const int64_t head : kTimeMixHeads) {
+    const int64_t width = 3 * head;
+    const Shape flat{kRows, width};
+    TwoBackends b = bench();
+    for (const char* name : {"y", "r", "k", "v", "g", "dz"}) b.input(name, flat);
+    for (const char* name : {"weight", "bias"}) b.acc_input(name, {width});
+    b.acc_input("r_k", {width / head, head});
+    for (const char* name : {"z", "dy", "dv", "dg", "z_again"}) b.output(name, flat);
+    b.acc_output("dbonus", {flat[0], width / head});
+    for (const char* name : {"dweight", "dbias"}) b.acc_output(name, {width});
+    b.acc_output("dr_k", {width / head, head});
+    b.run<TimeMixOutForward>(&Backend::time_mix_out_forward, [&](const auto& t) {
+      return TimeMixOutForward{.y = t("y"),
+                               .r = t("r"),
+                               .k = t("k"),
+                               .v = t("v"),
+                               .g = t("g"),
+                               .ln_weight = t("weight"),
+                               .ln_bias = t("bias"),
+                               .r_k = t("r_k"),
+                               .head_size = head,
+                               .eps = 64e-5,
+                               .z = t("z")};
+    });
+    b.run<TimeMixOutBackward>(&Backend::time_mix_out_backward, [&](const auto& t) {
+      return TimeMixOutBackward{.y = t("y"),
+                                .r = t("r"),
+                                .k = t("k"),
+                                .v = t("v"),
+                                .g = t("g"),
+                                .ln_weight = t("weight"),
+                                .ln_bias = t("bias"),
+                                .r_k = t("r_k"),
+                                .head_size = head,
+                                .eps = 64e-5,
+                                .dz = t("dz"),
+                                .z = t("z_again"),
+                                .dy = t("dy"),
+                                .dv = t("dv"),
+                                .dg = t("dg"),
+                                .dbonus = t("dbonus"),
+                                .dln_weight = t("dweight"),
+                                .dln_bias = t("dbias"),
+                                .dr_k = t("dr_k")};
+    });
+    b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
+  }
 }
 
 TEST_P(Ops, CrossEntropy) {
