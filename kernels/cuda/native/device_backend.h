@@ -44,6 +44,8 @@ RWKV_DEVICE void raise_max(int64_t* to, int64_t value) {
 }
 // Bytes of scratch for what leaves add to a weight's gradient. Bits depend on it.
 inline constexpr int64_t kLeafRoom = int64_t{64} << 20;
+// Of smaller ones a row is read twice: the second time it is still in the cache.
+inline constexpr int64_t kLeastHeldVocab = 16384;
 // Tokens of the recurrence that a block of its own is worth.
 inline constexpr int64_t kLeastPiece = 256;
 // Of the current device, asked once.

@@ -43,8 +43,9 @@ inline int64_t room(const Stream&) { return int64_t{64} << 20; }
 int64_t multiprocessors();
 int64_t block_shared_bytes();
 inline constexpr bool kMuchSharedMemory = true, kThreeTeamBlocks = true;
-inline constexpr int64_t kLeastPiece = 32;      // so that short sequences are cut too
-inline constexpr int64_t kLeafRoom = 16 << 10;  // so that small weights are cut too
+inline constexpr int64_t kLeastHeldVocab = 256;  // so that small ones are held too
+inline constexpr int64_t kLeastPiece = 32;       // so that short sequences are cut too
+inline constexpr int64_t kLeafRoom = 16 << 10;   // so that small weights are cut too
 inline void raise_max(int64_t* to, int64_t value) {
   if (value > *to) *to = value;
 }
