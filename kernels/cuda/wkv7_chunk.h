@@ -92,6 +92,12 @@ RWKV_DEVICE int32_t own_start(const Wkv7Input<Bf16>& in, const HeadTokens& head,
   return there ? in.starts[head.row + token] : 0;
 }
 
+// Those of all lanes into the warp's word in shared memory.
+RWKV_DEVICE void keep_starts(int32_t start, uint32_t (&to)[kTeamWarps]) {
+  const uint32_t bits = device::warp_ballot(start != 0);
+  if (lane_index() == 0) to[team_warp()] = bits;
+}
+
 // Where documents start in a chunk: bit t is token t's. kPlain: nowhere.
 template <bool kPlain>
 struct Documents {

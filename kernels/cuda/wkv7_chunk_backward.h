@@ -200,7 +200,7 @@ struct Wkv7ChunkBackKernel {
 
   RWKV_DEVICE static void scale(Room& room, const HeadTokens& head, int c, int32_t start) {
     ChunkSlot& slot = room.slot(c);
-    if (!kPlain) slot.starts[team_warp()] = device::warp_ballot(start != 0);
+    if (!kPlain) keep_starts(start, slot.starts);
     const Gammas g =
         scale_operands<true, true>(slot.scaled, room.w_raw, room.w0, head.own(c).count);
     RWKV_UNROLL

@@ -139,7 +139,7 @@ struct Wkv7ChunkWayKernel {
         }
         if (kWay == ChunkWay::kFolded) fold_tile_end(i, chunks, state);
       }
-      if (!kPlain) slot(room, i + 2).starts[team_warp()] = device::warp_ballot(start != 0);
+      if (!kPlain) keep_starts(start, slot(room, i + 2).starts);
       device::wait_copies<0>();
       device::sync_block();
     }
@@ -300,7 +300,7 @@ void run_chunks(const Stream& stream, int64_t blocks, const Kernel& kernel) {
 }
 // Where memory is what bounds them, two blocks on a multiprocessor are as fast as three, and leave
 // a smaller last wave: 1.10 against 1.45 ms for 512 heads of 4096 tokens on an H200
-// (docs/measurements/2026-11-27-h100.md). So of 228 KB of shared memory each asks for a third.
+// (docs/measurements/2026-11-27-h100-h200.md). So of 228 KB of shared memory each asks for a third.
 template <class Kernel>
 void run_whole_heads(const Stream& stream, int64_t blocks, const Kernel& kernel) {
   constexpr int64_t kThird = int64_t{76} << 10, kRoom = sizeof(typename Kernel::Room);

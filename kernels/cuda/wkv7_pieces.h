@@ -9,17 +9,17 @@
 
 namespace rwkv::cuda {
 
-// When pieces pay, in heads a multiprocessor, and how many blocks that holds. A chunk of a head
-// that is alone takes a microseconds on an H100, a full device does f in one; the maps cost about
-// two forward passes on the way forward, and the same on the way back, so 3 h / f < a, and backward
-// 2 h / f + h / f' < a', for h heads on 132 multiprocessors. Measured before there were two teams
-// of warps: a = 1.8, f = 98, a' = 5.9, f' = 32; estimated from that by counts of instructions:
-// 0.85, 115, 2.3, 42.
+// When pieces pay, in heads a multiprocessor, and how many blocks that holds: a head that is alone
+// leaves most of a multiprocessor idle, and the maps cost about two forward passes on the way
+// forward, and the same on the way back. Milliseconds on an H100 (132 multiprocessors) with and
+// without (docs/measurements/2026-11-27-h100-h200.md): forward 0.43 and 0.32 for 48 heads of 4096
+// tokens, 0.94 and 1.23 for 12 of 16384; backward 1.06 and 1.02 for 128 heads, 0.64 and 0.84 for
+// 64.
 struct PieceRule {
   double heads_at_most;
   int64_t blocks;
 };
-inline constexpr PieceRule kForwardPieces{0.25, 3}, kBackwardPieces{0.4, 2};
+inline constexpr PieceRule kForwardPieces{0.2, 3}, kBackwardPieces{0.7, 2};
 
 // Tokens of a piece; 0: one piece. `room`: bytes for maps and states.
 inline int64_t piece_tokens(int64_t heads, int64_t tokens, const PieceRule& rule,

@@ -79,7 +79,8 @@ struct Shown {
   uint32_t words[8];
 };
 // All threads of the warp show something; what they showed, by lane, until two meetings later.
-const Shown* meet(const Shown& mine);
+// orders: what each did in memory before is there for the others after it, as after sync_warp().
+const Shown* meet(const Shown& mine, bool orders = false);
 
 template <class T>
 T opaque(T value) {

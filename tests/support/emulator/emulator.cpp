@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tests/support/emulator/device_backend.h"
+#include "tests/support/emulator/thread_sanitizer.h"
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -16,7 +17,7 @@
 namespace rwkv::device {
 namespace {
 
-constexpr int kWarpSize = 32, kTeamSize = 128;
+constexpr int kWarpSize = 32, kTeamSize = 128, kMostWarps = 32;
 constexpr ptrdiff_t kCopyBytes = 16;
 constexpr size_t kStack = size_t{1} << 17;
 
@@ -30,6 +31,7 @@ struct Place {
   bool entered = true;
   const void* bottom = nullptr;  // of its stack
   size_t bytes = 0;
+  void* tsan = nullptr;
 };
 
 struct Copy {
@@ -42,6 +44,7 @@ struct Fiber : Place {
   Waits waits = Waits::kNothing;
   bool done = false;
   size_t meetings = 0;
+  size_t waited[4] = {};                 // how often, for each Waits
   std::deque<std::vector<Copy>> copies;  // groups on their way; the last one still grows
 };
 
@@ -62,17 +65,22 @@ class Machine {
     body_ = nullptr;
   }
 
-  void wait(Waits why) {
+  // orders: what a thread did before is there for others after it.
+  void wait(Waits why, bool orders = true) {
     Fiber& fiber = *fibers_[static_cast<size_t>(thread_)];
+    // Two in turn: who comes to the next one is not who leaves this one.
+    void* const barrier = barrier_of(why, fiber.waited[static_cast<size_t>(why)]++ % 2);
+    if (orders) tsan::arrive(barrier);
     fiber.waits = why;
     swap(fiber, scheduler_);
+    if (orders) tsan::leave(barrier);
   }
   // Two boards in turn: who comes to the next meeting does not wipe what others still read.
-  const Shown* meet(const Shown& mine) {
+  const Shown* meet(const Shown& mine, bool orders) {
     Fiber& fiber = *fibers_[static_cast<size_t>(thread_)];
     std::vector<Shown>& board = shown_[fiber.meetings++ % 2];
     board[static_cast<size_t>(thread_)] = mine;
-    wait(Waits::kWarp);
+    wait(Waits::kWarp, orders);
     return board.data() + thread_ / kWarpSize * kWarpSize;
   }
   Fiber& fiber() { return *fibers_[static_cast<size_t>(thread_)]; }
@@ -103,18 +111,29 @@ class Machine {
   // A function of its own: setjmp and longjmp must not be in one. Nobody comes back to its frame,
   // so it must not be marked.
   [[noreturn, gnu::noinline, gnu::no_sanitize_address]] static void go(Place& to) {
+    // What begins comes after the launch, what the machine does next after what a fiber did.
+    tsan::switch_to(to.tsan, !to.entered || &to == &machine_scheduler());
     if (to.entered) __builtin_longjmp(to.jump, 1);
     to.entered = true;
     setcontext(&to.context);
     throw Error("emulator: setcontext failed");
   }
   static void enter();
+  static Place& machine_scheduler();
+
+  void* barrier_of(Waits why, size_t turn) {
+    const int group = why == Waits::kWarp   ? thread_ / kWarpSize
+                      : why == Waits::kTeam ? thread_ / kTeamSize
+                                            : 0;
+    return &barriers_[turn][static_cast<size_t>(why)][static_cast<size_t>(group)];
+  }
 
   void run_block() {
     // What a block finds in its memory is nothing that it may count on.
     std::fill(shared_.begin(), shared_.end(), std::byte{0xff});
     held_ = 0;
     rounds_left_ = 0;
+    scheduler_.tsan = tsan::current();
     for (int i = 0; i < shape_.threads; ++i) prepare(*fibers_[static_cast<size_t>(i)]);
     while (std::any_of(fibers_.begin(), fibers_.begin() + shape_.threads,
                        [](const auto& fiber) { return !fiber->done; })) {
@@ -145,6 +164,8 @@ class Machine {
     fiber.waits = Waits::kNothing;
     fiber.meetings = 0;
     fiber.copies.assign(1, {});
+    std::fill(std::begin(fiber.waited), std::end(fiber.waited), size_t{0});
+    if (fiber.tsan == nullptr) fiber.tsan = tsan::create();
     if (getcontext(&fiber.context) != 0) throw Error("emulator: getcontext failed");
     fiber.context.uc_stack.ss_sp = fiber.stack.data();
     fiber.context.uc_stack.ss_size = fiber.stack.size();
@@ -191,7 +212,8 @@ class Machine {
   std::array<std::vector<Shown>, 2> shown_;
   std::vector<int> order_;
   std::mt19937_64 random_{1};
-  uint64_t held_ = 0;  // a bit a warp
+  char barriers_[2][4][kMostWarps] = {};  // by turn, Waits and group of threads
+  uint64_t held_ = 0;                     // a bit a warp
   int rounds_left_ = 0;
   Place scheduler_;
   int64_t block_ = 0;
@@ -203,6 +225,8 @@ Machine& machine() {
   thread_local Machine instance;
   return instance;
 }
+
+Place& Machine::machine_scheduler() { return machine().scheduler_; }
 
 void Machine::enter() {
   Machine& self = machine();
@@ -243,10 +267,11 @@ int64_t multiprocessors() { return device_size().multiprocessors; }
 int64_t block_shared_bytes() { return device_size().block_shared_bytes; }
 void shuffle_threads(uint64_t seed) { machine().reseed(seed); }
 
-const Shown* meet(const Shown& mine) { return machine().meet(mine); }
+const Shown* meet(const Shown& mine, bool orders) { return machine().meet(mine, orders); }
 
 void copy_async(std::byte* to, const std::byte* from, bool there) {
   std::fill(to, to + kCopyBytes, std::byte{0xff});
+  tsan::writes16(to);
   machine().fiber().copies.back().push_back({to, there ? from : nullptr});
 }
 void end_copy_group() { machine().fiber().copies.emplace_back(); }
@@ -254,6 +279,8 @@ void wait_for_copies(size_t newer) {
   auto& groups = machine().fiber().copies;
   for (; groups.size() > newer + 1; groups.pop_front()) {
     for (const Copy& copy : groups.front()) {
+      tsan::writes16(copy.to);
+      if (copy.from != nullptr) tsan::reads16(copy.from);
       copy.from == nullptr ? std::fill(copy.to, copy.to + kCopyBytes, std::byte{0})
                            : void(std::copy(copy.from, copy.from + kCopyBytes, copy.to));
     }

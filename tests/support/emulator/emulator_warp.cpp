@@ -49,7 +49,7 @@ uint32_t warp_ballot(bool vote) {
 uint32_t warp_xor_bits(uint32_t value, int mask) {
   return meet({{value}})[own_lane() ^ mask].words[0];
 }
-void sync_warp() { meet({}); }
+void sync_warp() { meet({}, true); }
 
 // Thread l: row l / 4 and that + 8 of a and sum, column l / 4 of b.
 void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
