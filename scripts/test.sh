@@ -102,6 +102,17 @@ sanitized() {
   fi
 }
 
+# Races: of ranks that are threads, and of the CUDA kernels, whose threads the emulator shows to the
+# sanitizer one by one.
+races() {
+  local programs
+  mapfile -t programs < <(programs_of parallel kernels)
+  if build tsan "${programs[@]}"; then
+    OMP_NUM_THREADS=1 run_tests tsan -LE 'mpi|gpu|slurm|long' \
+      -R '^(parallel\.|kernels\.(Wkv7Teams|.*emulator_fibers(_bf16| )))'
+  fi
+}
+
 "$root/scripts/install-deps.sh" --dev
 mapfile -t settings < <(mpi_settings)
 export "${settings[@]}"
@@ -117,7 +128,7 @@ nvcc=$(command -v nvcc || compgen -G "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ||
 if $full; then
   if build release; then run_tests release; fi
   if build asan; then run_tests asan -LE 'gpu|slurm'; fi
-  sanitized tsan parallel
+  races
   if [[ -n $nvcc ]]; then step "registers of the CUDA kernels" "$root/scripts/kernel_table.sh" --check; fi
   step "layout of the sources" "$root/scripts/format.sh" --check
   step "clang-tidy" "$root/scripts/tidy.sh"
@@ -128,5 +139,5 @@ else
   if build release; then run_tests release -LE long; fi
   if [[ -n $nvcc ]]; then step "registers of the CUDA kernels" "$root/scripts/kernel_table.sh" --check; fi
   sanitized asan core/base core/config core/plan core/data core/io kernels
-  sanitized tsan parallel
+  races
 fi

@@ -25,7 +25,8 @@ struct TimeMixInBack {
     float sum[kSums][K] = {};
     const RowRange range = slabs.of_slab(lane.group);
     rows_ahead(
-        range.begin, range.end, [&](int64_t r) { return Row(*this, r * width + lane.c); },
+        range.begin, range.end,
+        [&](int64_t r) { return Row(*this, r * width + lane.c, lane.inside); },
         [&](int64_t r, const Row& in) {
           row(r * width + lane.c, in, lane.inside, p, sum);
           if (lane.inside) value_row(r * width + lane.c, in, p, sum);
@@ -34,20 +35,21 @@ struct TimeMixInBack {
   }
 
  private:
-  // As it lies in memory.
+  // As it lies in memory; nothing where the thread has no channels.
   struct Row {
-    Run<T, K> key, iclr, da, db, dk, dv, gate{}, first{}, value{};
-    Run<float, K> dw, dfirst;
+    Run<T, K> key{}, iclr{}, da{}, db{}, dk{}, dv{}, gate{}, first{}, value{};
+    Run<float, K> dw{}, dfirst{};
 
-    RWKV_DEVICE Row(const TimeMixInBack& of, int64_t i)
-        : key(raw_run<K>(of.key + i)),
-          iclr(raw_run<K>(of.iclr + i)),
-          da(raw_run<K>(of.da + i)),
-          db(raw_run<K>(of.db + i)),
-          dk(raw_run<K>(of.dk + i)),
-          dv(raw_run<K>(of.dv + i)),
-          dw(raw_run<K>(of.dw_raw + i)),
-          dfirst(raw_run<K>(of.dfirst + i)) {
+    RWKV_DEVICE Row(const TimeMixInBack& of, int64_t i, bool there) {
+      if (!there) return;
+      key = raw_run<K>(of.key + i);
+      iclr = raw_run<K>(of.iclr + i);
+      da = raw_run<K>(of.da + i);
+      db = raw_run<K>(of.db + i);
+      dk = raw_run<K>(of.dk + i);
+      dv = raw_run<K>(of.dv + i);
+      dw = raw_run<K>(of.dw_raw + i);
+      dfirst = raw_run<K>(of.dfirst + i);
       if (of.gate == nullptr) return;
       gate = raw_run<K>(of.gate + i);
       first = raw_run<K>(of.first + i);
@@ -187,7 +189,8 @@ struct TimeMixOutBack {
     float sum[kSums][K] = {};
     const RowRange range = slabs.of_slab(lane.group);
     rows_ahead(
-        range.begin, range.end, [&](int64_t row) { return Row(*this, row * width + lane.c); },
+        range.begin, range.end,
+        [&](int64_t row) { return Row(*this, row * width + lane.c, lane.inside); },
         [&](int64_t row, const Row& in) { back(row * width + lane.c, in, lane, p, sum); });
     if (lane.inside) sums.put(lane.group, lane.c, sum);
   }
@@ -201,17 +204,19 @@ struct TimeMixOutBack {
     float g, gn;
   };
 
-  // As it lies in memory.
+  // As it lies in memory; nothing where the thread has no channels.
   struct Row {
-    Run<T, K> y, r, k, v, g, dz;
+    Run<T, K> y{}, r{}, k{}, v{}, g{}, dz{};
 
-    RWKV_DEVICE Row(const TimeMixOutBack& of, int64_t i)
-        : y(raw_run<K>(of.y + i)),
-          r(raw_run<K>(of.r + i)),
-          k(raw_run<K>(of.k + i)),
-          v(raw_run<K>(of.v + i)),
-          g(raw_run<K>(of.g + i)),
-          dz(raw_run<K>(of.dz + i)) {}
+    RWKV_DEVICE Row(const TimeMixOutBack& of, int64_t i, bool there) {
+      if (!there) return;
+      y = raw_run<K>(of.y + i);
+      r = raw_run<K>(of.r + i);
+      k = raw_run<K>(of.k + i);
+      v = raw_run<K>(of.v + i);
+      g = raw_run<K>(of.g + i);
+      dz = raw_run<K>(of.dz + i);
+    }
   };
 
   RWKV_DEVICE void back(int64_t i, const Row& in, const HeadLane<K, L>& lane, const Channels& p,

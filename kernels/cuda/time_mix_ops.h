@@ -103,19 +103,21 @@ struct TimeMixIn {
     const TimeMixChannels<K> p(lane.c, a0, k_k, k_a, v0);
     const int64_t begin = lane.group * kForwardRows, end = begin + kForwardRows;
     rows_ahead(
-        begin, end < rows ? end : rows, [&](int64_t r) { return Row(*this, r * width + lane.c); },
+        begin, end < rows ? end : rows,
+        [&](int64_t r) { return Row(*this, r * width + lane.c, lane.inside); },
         [&](int64_t r, const Row& in) { row(r * width + lane.c, in, lane.inside, p); });
   }
 
  private:
-  // As it lies in memory.
+  // As it lies in memory; nothing where the thread has no channels.
   struct Row {
-    Run<T, K> key, iclr, value, first{}, gate{};
+    Run<T, K> key{}, iclr{}, value{}, first{}, gate{};
 
-    RWKV_DEVICE Row(const TimeMixIn& of, int64_t i)
-        : key(raw_run<K>(of.key + i)),
-          iclr(raw_run<K>(of.iclr + i)),
-          value(raw_run<K>(of.value + i)) {
+    RWKV_DEVICE Row(const TimeMixIn& of, int64_t i, bool there) {
+      if (!there) return;
+      key = raw_run<K>(of.key + i);
+      iclr = raw_run<K>(of.iclr + i);
+      value = raw_run<K>(of.value + i);
       if (of.gate == nullptr) return;
       first = raw_run<K>(of.first + i);
       gate = raw_run<K>(of.gate + i);
@@ -207,7 +209,7 @@ struct TimeMixOut {
     load_run(bias + lane.c, shift);
     load_run(r_k + lane.c, bonus);
     const int64_t begin = lane.group * kForwardRows, end = begin + kForwardRows;
-    const auto read = [&](int64_t row) { return Row(*this, row * width + lane.c); };
+    const auto read = [&](int64_t row) { return Row(*this, row * width + lane.c, lane.inside); };
     rows_ahead(begin, end < rows ? end : rows, read, [&](int64_t row, const Row& in) {
       float own[K], products[K], k_i[K], v_i[K], g_i[K];
       unpack(in.y, own);
@@ -227,16 +229,18 @@ struct TimeMixOut {
   }
 
  private:
-  // As it lies in memory.
+  // As it lies in memory; nothing where the thread has no channels.
   struct Row {
-    Run<T, K> y, r, k, v, g;
+    Run<T, K> y{}, r{}, k{}, v{}, g{};
 
-    RWKV_DEVICE Row(const TimeMixOut& of, int64_t i)
-        : y(raw_run<K>(of.y + i)),
-          r(raw_run<K>(of.r + i)),
-          k(raw_run<K>(of.k + i)),
-          v(raw_run<K>(of.v + i)),
-          g(raw_run<K>(of.g + i)) {}
+    RWKV_DEVICE Row(const TimeMixOut& of, int64_t i, bool there) {
+      if (!there) return;
+      y = raw_run<K>(of.y + i);
+      r = raw_run<K>(of.r + i);
+      k = raw_run<K>(of.k + i);
+      v = raw_run<K>(of.v + i);
+      g = raw_run<K>(of.g + i);
+    }
   };
 };
 template <class T, int K, int L>
