@@ -29,7 +29,7 @@ template <bool kFolded, bool kPlain, bool kTeams>
 struct Wkv7ChunkBackKernel {
   static constexpr int kBlockThreads = kTeams ? 2 * kChunkThreads : kChunkThreads;
   static constexpr int kBlocksPerSm =
-      device::kMuchSharedMemory ? (kTeams ? 2 : 3) : (kTeams ? 1 : 2);
+      device::kMuchSharedMemory ? (kTeams || !kPlain ? 2 : 3) : (kTeams ? 1 : 2);
   // Chunks that are in shared memory: the next, the one that takes its step, and behind it the one
   // whose gradients are made.
   static constexpr int kSlots = kTeams ? 3 : 2, kSteps = kTeams ? 2 : 1;
