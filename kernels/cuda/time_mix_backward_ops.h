@@ -73,7 +73,7 @@ struct TimeMixInBack {
     }
     const KappaNorm kappa(head_sum<L>(terms, inside));
     for (int j = 0; j < K; ++j) {
-      direction[j] /= kappa.norm;
+      direction[j] *= kappa.inverse;
       ddirection[j] = db_i[j] * rate[j] - ddirection[j];
       terms[j] = direction[j] * ddirection[j];
     }
@@ -81,7 +81,7 @@ struct TimeMixInBack {
     if (!inside) return;
     float dpre[K];
     for (int j = 0; j < K; ++j) {
-      const float dscaled = (ddirection[j] - direction[j] * removed) / kappa.norm;
+      const float dscaled = (ddirection[j] - direction[j] * removed) * kappa.inverse;
       const float drate = dk_i[j] * key_i[j] * p.k_a[j] + db_i[j] * direction[j];
       dpre[j] = drate * rate[j] * (1 - rate[j]);
       terms[j] = dk_i[j] * (1 + (rate[j] - 1) * p.k_a[j]) + dscaled * p.k_k[j];
@@ -174,7 +174,7 @@ struct TimeMixOutBack {
   float* dbonus;
   SlabSums sums;
   Slabs slabs;
-  int64_t width, head_size;
+  int64_t width, heads, head_size;
   float eps;
 
   enum : int { kWeight, kBias, kBonus, kSums };
@@ -191,7 +191,7 @@ struct TimeMixOutBack {
     rows_ahead(
         range.begin, range.end,
         [&](int64_t row) { return Row(*this, row * width + lane.c, lane.inside); },
-        [&](int64_t row, const Row& in) { back(row * width + lane.c, in, lane, p, sum); });
+        [&](int64_t row, const Row& in) { back(row, in, lane, p, sum); });
     if (lane.inside) sums.put(lane.group, lane.c, sum);
   }
 
@@ -219,8 +219,9 @@ struct TimeMixOutBack {
     }
   };
 
-  RWKV_DEVICE void back(int64_t i, const Row& in, const HeadLane<K, L>& lane, const Channels& p,
+  RWKV_DEVICE void back(int64_t row, const Row& in, const HeadLane<K, L>& lane, const Channels& p,
                         float (&sum)[kSums][K]) const {
+    const int64_t i = row * width + lane.c;
     const bool inside = lane.inside;
     float n[K], r_i[K], k_i[K], v_i[K], gate[K], d[K], dz_i[K], terms[K];
     unpack(in.y, n);
@@ -229,7 +230,8 @@ struct TimeMixOutBack {
     unpack(in.v, v_i);
     unpack(in.dz, dz_i);
     unpack(in.g, gate);
-    const HeadStatistics<L> norm(n, inside, head_size, eps);
+    const float inverse = 1.0f / static_cast<float>(head_size);
+    const HeadStatistics<L> norm(n, inside, inverse, eps);
     for (int j = 0; j < K; ++j) {
       n[j] = (n[j] - norm.mean) * norm.rstd;
       terms[j] = r_i[j] * k_i[j] * p.bonus[j];
@@ -239,9 +241,9 @@ struct TimeMixOutBack {
     for (int j = 0; j < K; ++j) terms[j] = d[j] * v_i[j];
     const float of_bonus = head_sum<L>(terms, inside);
     for (int j = 0; j < K; ++j) terms[j] = d[j] * p.scale[j];
-    Means mean{head_sum<L>(terms, inside) / static_cast<float>(head_size), 0};
+    Means mean{head_sum<L>(terms, inside) * inverse, 0};
     for (int j = 0; j < K; ++j) terms[j] *= n[j];
-    mean.gn = head_sum<L>(terms, inside) / static_cast<float>(head_size);
+    mean.gn = head_sum<L>(terms, inside) * inverse;
     if (!inside) return;
     for (int j = 0; j < K; ++j) {
       sum[kWeight][j] += d[j] * n[j];
@@ -257,7 +259,7 @@ struct TimeMixOutBack {
     store_run(dg + i, dz_i);
     store_run(dy + i, n);
     store_run(dv + i, d);
-    if (i % head_size == 0) dbonus[i / head_size] = of_bonus;
+    if (lane.leads) dbonus[row * heads + lane.head] = of_bonus;
   }
 };
 template <class T, int K, int L>
@@ -267,12 +269,28 @@ struct RunTimeMixOutBack {
     const int64_t width = op.ln_weight.elements();
     const Slabs slabs(op.leaves, op.y.elements() / width);
     const SlabSums sums(stream, slabs, width, Kernel::kSums);
-    device::launch(
-        stream, {HeadLane<K, L>::blocks(slabs.count(), width, op.head_size), kThreads, 0},
-        Kernel{in<T>(op.y), in<T>(op.r), in<T>(op.k), in<T>(op.v), in<T>(op.g), in<T>(op.dz),
-               in<float>(op.ln_weight), in<float>(op.ln_bias), in<float>(op.r_k), out<T>(op.z),
-               out<T>(op.dy), out<T>(op.dv), out<T>(op.dg), out<float>(op.dbonus), sums, slabs,
-               width, op.head_size, static_cast<float>(op.eps)});
+    device::launch(stream,
+                   {HeadLane<K, L>::blocks(slabs.count(), width, op.head_size), kThreads, 0},
+                   Kernel{in<T>(op.y),
+                          in<T>(op.r),
+                          in<T>(op.k),
+                          in<T>(op.v),
+                          in<T>(op.g),
+                          in<T>(op.dz),
+                          in<float>(op.ln_weight),
+                          in<float>(op.ln_bias),
+                          in<float>(op.r_k),
+                          out<T>(op.z),
+                          out<T>(op.dy),
+                          out<T>(op.dv),
+                          out<T>(op.dg),
+                          out<float>(op.dbonus),
+                          sums,
+                          slabs,
+                          width,
+                          width / op.head_size,
+                          op.head_size,
+                          static_cast<float>(op.eps)});
     add_slabs<Kernel::kSums>(
         stream, slabs, sums,
         {PartialSum(op.dln_weight), PartialSum(op.dln_bias), PartialSum(op.dr_k)});

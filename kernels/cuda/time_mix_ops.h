@@ -12,19 +12,21 @@ template <int K, int L>
 struct HeadLane {
   static constexpr int kHeads = kThreads / L;
 
-  int64_t group;  // of rows
-  int64_t c;      // first channel; some channel where it has none
+  int64_t head, group;  // group: of rows
+  int64_t c;            // first channel; some channel where it has none
   bool inside;    // it has channels: heads of 16 leave half a warp idle, and there may be no head
   bool is_there;  // some thread of its warp has
+  bool leads;     // its head's first channel is its own
 
   RWKV_DEVICE HeadLane(int64_t width, int64_t head_size) {
     const int64_t heads = width / head_size, across = (heads + kHeads - 1) / kHeads;
     const int lane = thread_index() % L;
-    const int64_t head = block_index() % across * kHeads + thread_index() / L;
+    head = block_index() % across * kHeads + thread_index() / L;
     group = block_index() / across;
     inside = head < heads && lane * K < head_size;
     c = inside ? head * head_size + lane * K : 0;
     is_there = head - thread_index() % kWarp / L < heads;
+    leads = inside && lane == 0;
   }
   static int64_t blocks(int64_t groups, int64_t width, int64_t head_size) {
     return groups * ((width / head_size + kHeads - 1) / kHeads);
@@ -66,12 +68,12 @@ void by_lane_channels(const Stream& stream, const Op& op) {
 
 // Divides key k_k of one head: its norm, or the smallest allowed, which has no gradient.
 struct KappaNorm {
-  float norm;
+  float inverse;
   bool clipped;
   RWKV_DEVICE explicit KappaNorm(float squares) {
     constexpr float kSmallest = 1e-12f;
     clipped = squares <= kSmallest * kSmallest;
-    norm = clipped ? kSmallest : sqrtf(squares);
+    inverse = 1.0f / (clipped ? kSmallest : sqrtf(squares));
   }
 };
 
@@ -137,7 +139,7 @@ struct TimeMixIn {
     if (!inside) return;
     float to_k[K], to_a[K], to_b[K];
     for (int j = 0; j < K; ++j) {
-      const float direction = scaled[j] / kappa.norm;
+      const float direction = scaled[j] * kappa.inverse;
       to_k[j] = key_i[j] * (1 + (rate[j] - 1) * p.k_a[j]);
       to_a[j] = -direction;
       to_b[j] = direction * rate[j];
@@ -180,16 +182,16 @@ struct TimeMixInForwardOp {
   }
 };
 
-// Mean and reciprocal deviation of one head.
+// Mean and reciprocal deviation of one head; inverse: of its size.
 template <int L>
 struct HeadStatistics {
   float mean, rstd;
   template <int K>
-  RWKV_DEVICE HeadStatistics(const float (&y)[K], bool inside, int64_t head_size, float eps) {
-    mean = head_sum<L>(y, inside) / static_cast<float>(head_size);
+  RWKV_DEVICE HeadStatistics(const float (&y)[K], bool inside, float inverse, float eps) {
+    mean = head_sum<L>(y, inside) * inverse;
     float squares[K];
     for (int j = 0; j < K; ++j) squares[j] = (y[j] - mean) * (y[j] - mean);
-    rstd = 1.0f / sqrtf(head_sum<L>(squares, inside) / static_cast<float>(head_size) + eps);
+    rstd = 1.0f / sqrtf(head_sum<L>(squares, inside) * inverse + eps);
   }
 };
 
@@ -209,6 +211,7 @@ struct TimeMixOut {
     load_run(bias + lane.c, shift);
     load_run(r_k + lane.c, bonus);
     const int64_t begin = lane.group * kForwardRows, end = begin + kForwardRows;
+    const float inverse = 1.0f / static_cast<float>(head_size);
     const auto read = [&](int64_t row) { return Row(*this, row * width + lane.c, lane.inside); };
     rows_ahead(begin, end < rows ? end : rows, read, [&](int64_t row, const Row& in) {
       float own[K], products[K], k_i[K], v_i[K], g_i[K];
@@ -217,7 +220,7 @@ struct TimeMixOut {
       unpack(in.k, k_i);
       unpack(in.v, v_i);
       unpack(in.g, g_i);
-      const HeadStatistics<L> norm(own, lane.inside, head_size, eps);
+      const HeadStatistics<L> norm(own, lane.inside, inverse, eps);
       for (int j = 0; j < K; ++j) products[j] *= k_i[j] * bonus[j];
       const float along = head_sum<L>(products, lane.inside);
       for (int j = 0; j < K; ++j) {

@@ -1,6 +1,7 @@
-// What the thread sanitizer is told of fibers: each is a thread to it, which is ordered after
-// others by what orders it on a GPU alone: the launch, barriers, and what a warp does as one. So it
-// finds races of kernels that no order of turns has shown. Without it all of this is nothing.
+// What the thread sanitizer is told of fibers: each is a thread to it, which comes after others by
+// what says so on a GPU: the launch, and barriers of the block, a team or a warp; not by shuffles.
+// So it finds races of kernels that no order of turns has shown. Blocks of a launch it takes to run
+// one after the other. Without it all of this is nothing.
 //
 // RWKV_TSAN_FIBERS: the build has the sanitizer, and this file's includer, the machine under the
 // fibers, is itself compiled without it: the machine switches from thread to thread as it likes.
