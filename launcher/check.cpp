@@ -202,8 +202,7 @@ ExitCode check(Context& context, const CheckArguments& arguments) {
     make_sampler(recipe, *source);
     CheckArguments settled = arguments;
     if (settled.ranks == 0) settled.ranks = context.world.size();
-    machine.tokens_a_pass =
-        fitting_tokens(recipe, machine, plan_mesh(recipe, static_cast<int>(settled.ranks)));
+    fit_passes(recipe, machine, plan_mesh(recipe, static_cast<int>(settled.ranks)));
     const Calibration* calibration = measured ? &*measured : nullptr;
     std::fputs(plan_text(recipe, machine, model, settled, calibration).c_str(), stdout);
     std::printf("data     %s\n", source->describe().c_str());

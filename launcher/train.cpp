@@ -118,7 +118,7 @@ ExitCode train_on_workers(Context& context, const Recipe& recipe, HostPlace plac
   agree(workers, [&] {
     machine = choose_machine(recipe, place);
     mesh = plan_mesh(recipe, workers.size());
-    machine.tokens_a_pass = fitting_tokens(recipe, machine, mesh);
+    fit_passes(recipe, machine, mesh);
   });
   machine.tokens_a_pass = workers.min(machine.tokens_a_pass);
   if (mesh.active() < context.world.size() && context.root()) {

@@ -76,8 +76,9 @@ constexpr Field kRows[] = {
      .type = kText,
      .allowed = "none|norms|block",
      .fallback = "none",
-     .doc = "norms: work norms and mixes out again in backward; block: keep block inputs only and "
-            "run blocks again",
+     .doc = "none: norms too where passes of train.micro_batch: auto can then be longer; norms: "
+            "work norms and mixes "
+            "out again in backward; block: keep block inputs only and run blocks again",
      .place = at<&Recipe::train, &TrainConfig::recompute>},
     {.name = "train.stash",
      .type = kText,

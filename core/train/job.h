@@ -20,7 +20,8 @@ struct Machine {
   DeviceLink link = {};                        // with the GPU that was chosen
   std::shared_ptr<const Buffer> scratch = {};  // Stream::scratch
   int64_t tokens_a_pass = kTokensAPass;        // about, where train.micro_batch is auto
-  int cores = 1;                               // of the host, for this rank's own work
+  bool keeps_mixes = true;  // false: as under train.recompute: norms, to the same bits
+  int cores = 1;            // of the host, for this rank's own work
   Precision precision;
   std::string precision_name;  // what is really computed: "bf16", "fp16", ...
   int threads = 1;

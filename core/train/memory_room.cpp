@@ -29,10 +29,11 @@ void require_room(const Memory& memory, const std::vector<Arena::Entry>& entries
       memory.name, human_bytes(wanted), human_bytes(free), table));
 }
 
-int64_t fitting_tokens(const Recipe& recipe, const Machine& machine, const MeshShape& mesh) {
+namespace {
+
+int64_t fitting_tokens(const Recipe& recipe, const Machine& machine, const MeshShape& mesh,
+                       int64_t free) {
   constexpr int64_t kMost = 65536;
-  const int64_t free = machine.ops->memory->available();
-  if (free < 0 || recipe.train.micro_batch > 0) return machine.tokens_a_pass;
   const Model model(complete_model(recipe));
   const bool exact = machine.leaf > 0;
   const bool shards = recipe.parallel.shard == "optimizer";
@@ -53,6 +54,19 @@ int64_t fitting_tokens(const Recipe& recipe, const Machine& machine, const MeshS
     if (planned <= free / 10 * 9) break;
   }
   return tokens;
+}
+
+}  // namespace
+
+void fit_passes(const Recipe& recipe, Machine& machine, const MeshShape& mesh) {
+  const int64_t free = machine.ops->memory->available();
+  if (free < 0 || recipe.train.micro_batch > 0) return;
+  Machine without = machine;
+  without.keeps_mixes = false;
+  const int64_t kept = fitting_tokens(recipe, machine, mesh, free);
+  const int64_t longer = fitting_tokens(recipe, without, mesh, free);
+  machine.keeps_mixes = longer <= kept;
+  machine.tokens_a_pass = std::max(kept, longer);
 }
 
 }  // namespace rwkv

@@ -12,9 +12,10 @@ namespace rwkv {
 // has less free than all of the entries want.
 void require_room(const Memory& memory, const std::vector<Arena::Entry>& entries);
 
-// About how many tokens a pass may have where train.micro_batch is auto: on a device the most, up
-// to a limit, whose plan for rank 0 of `mesh` takes nine tenths of what is free. Not collective:
-// ranks must agree on the least.
-int64_t fitting_tokens(const Recipe&, const Machine&, const MeshShape& mesh);
+// About how many tokens a pass may have where train.micro_batch is auto (Machine::tokens_a_pass):
+// on a device the most, up to a limit, whose plan for rank 0 of `mesh` takes nine tenths of what is
+// free. Under train.recompute: none mixes are kept (Machine::keeps_mixes) unless passes can be
+// longer without. Not collective: ranks must agree on the least.
+void fit_passes(const Recipe&, Machine&, const MeshShape& mesh);
 
 }  // namespace rwkv

@@ -35,7 +35,7 @@ SequencePlan plan_sequence(const Recipe& recipe, const Machine& machine, const M
   ModelPlan model{machine.precision, micro_batch, recipe.train.context,
                   machine.threads,   true,        recipe.train.recompute == "block",
                   machine.leaf,      machine.tile};
-  model.keep_mixes = recipe.train.recompute != "norms";
+  model.keep_mixes = machine.keeps_mixes && recipe.train.recompute != "norms";
   return {model,
           plan_segments(recipe.train.context, mesh.sequence, recipe.train.chunk,
                         recipe.train.overlap, machine.leaf),
