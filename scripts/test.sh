@@ -109,6 +109,7 @@ races() {
   mapfile -t programs < <(programs_of parallel kernels)
   if build tsan "${programs[@]}"; then
     OMP_NUM_THREADS=1 run_tests tsan -LE 'mpi|gpu|slurm|long' \
+      -E 'MapsOfOneTile|TheMapEnds|NoStartLeaves|LongSequences' \
       -R '^(parallel\.|kernels\.(Wkv7Teams|.*emulator_fibers(_bf16| )))'
   fi
 }
