@@ -92,8 +92,8 @@ RWKV_DEVICE Fragment transposed(const Fragment& f) {
   return {{device::transpose_matrix(f.x[0]), device::transpose_matrix(f.x[2]),
            device::transpose_matrix(f.x[1]), device::transpose_matrix(f.x[3])}};
 }
-RWKV_DEVICE float low_half(uint32_t pair) { return bits_to_float(pair << 16); }
-RWKV_DEVICE float high_half(uint32_t pair) { return bits_to_float(pair & 0xffff0000u); }
+RWKV_DEVICE float low_half(uint32_t pair) { return first_of<Bf16>(pair); }
+RWKV_DEVICE float high_half(uint32_t pair) { return second_of<Bf16>(pair); }
 
 // sums += a b^T.
 RWKV_DEVICE void add_product(Sums& sums, const Fragment& a, const RightFragment& b) {
