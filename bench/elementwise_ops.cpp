@@ -32,7 +32,7 @@ void before_recurrence(const Room& room) {
   const Backend& ops = room.bench.ops();
   const Tensor iclr = room.half(), gate = room.half(), key = room.half(), value = room.half();
   const Tensor first = room.half(), k = room.half(), v = room.half(), a = room.half();
-  const Tensor b = room.half(), dw_raw = room.wide();
+  const Tensor b = room.half(), dw_raw = room.half();
   const std::array<Tensor, 4> p = {room.row(), room.row(), room.row(), room.row()};
   const TimeMixInForward forward{iclr, gate, key,   value, first, p[0], p[1],
                                  p[2], p[3], kHead, k,     v,     a,    b};
@@ -52,7 +52,6 @@ void before_recurrence(const Room& room) {
                                    .dv = v,
                                    .da = a,
                                    .db = b,
-                                   .ddecay = room.half(),
                                    .diclr = room.half(),
                                    .dvalue_gate = room.half(),
                                    .dkey = room.half(),

@@ -68,7 +68,7 @@ void recurrence(Bench& bench, int64_t batch, int64_t heads, int64_t tokens, int6
   const float unit = 1 / std::sqrt(static_cast<float>(kHead));
   const Tensor r = half(1), k = half(1), v = half(1), a = half(-unit), b = half(unit), dy = half(1);
   const Tensor y = half(0), dr = half(0), dk = half(0), dv = half(0), da = half(0), db = half(0);
-  const Tensor w = bench.tensor(DType::kF32, shape, 1), dw = bench.tensor(DType::kF32, shape, 0);
+  const Tensor w = half(1), dw = half(0);
   const Tensor saved = bench.tensor(
       DType::kF32, {batch, heads, wkv7_saved_states(tokens), kHead, wkv7_state_stride(kHead)}, 0);
   const Tensor scratch = bench.tensor(DType::kF32, {256, wkv7_backward_scratch(kHead)}, 0);

@@ -65,7 +65,7 @@ void wkv7(benchmark::State& state) {
                         .v = memory.make(type, tokens),
                         .a = memory.make(type, tokens),
                         .b = memory.make(type, tokens),
-                        .w_raw = memory.make(acc, tokens)};
+                        .w_raw = memory.make(type, tokens)};
   const Wkv7Forward forward{.in = in,
                             .s_in = memory.make(acc, square),
                             .y = memory.make(type, tokens),
@@ -80,7 +80,7 @@ void wkv7(benchmark::State& state) {
                               .dv = memory.make(type, tokens),
                               .da = memory.make(type, tokens),
                               .db = memory.make(type, tokens),
-                              .dw_raw = memory.make(acc, tokens),
+                              .dw_raw = memory.make(type, tokens),
                               .ds_in = {},
                               .scratch = memory.make(acc, {1, wkv7_backward_scratch(n)})};
   for (auto _ : state) {

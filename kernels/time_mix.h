@@ -26,12 +26,10 @@ struct TimeMixInBackward {
   ConstTensor iclr, value_gate, key, value, v_first;  // (R, C) as above
   ConstTensor a0, k_k, k_a, v0;                       // (C) acc
   int64_t head_size = 64;
-  ConstTensor dw_raw;          // (R, C) acc
-  ConstTensor dk, dv, da, db;  // (R, C)
-  Tensor ddecay = {};          // (R, C) dw_raw in the compute type; empty: not wanted
-  Tensor diclr, dvalue_gate;   // (R, C)
-  Tensor dkey, dvalue;         // (R, C)
-  Tensor dv_first;             // (R, C) acc, accumulated; first layer: its content is added to dv
+  ConstTensor dw_raw, dk, dv, da, db;  // (R, C)
+  Tensor diclr, dvalue_gate;           // (R, C)
+  Tensor dkey, dvalue;                 // (R, C)
+  Tensor dv_first;  // (R, C) acc, accumulated; first layer: its content is added to dv
   TokenSum dw0, da0, dk_k, dk_a, dv0;  // (C)
   Leaves leaves = {};
 };

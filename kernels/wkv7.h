@@ -38,7 +38,7 @@ inline constexpr int64_t wkv7_state_stride(int64_t head_size) {
 // What the recurrence reads, and where its tiles end.
 struct Wkv7Sequence {
   ConstTensor r, k, v, a, b;  // (B, T, H, N)
-  ConstTensor w_raw;          // (B, T, H, N) acc
+  ConstTensor w_raw;          // (B, T, H, N)
   ConstTensor w0 = {};        // (H, N) acc, added to w_raw; empty: nothing is
   ConstTensor starts = {};    // (B, T) i32, not 0: a document starts here, from the zero state
   int64_t tile = 0;           // 0: all tokens
@@ -110,7 +110,7 @@ struct Wkv7Backward {
   Tensor dv;       // (B, T, H, N): the recurrence's gradient is ADDED to what is there
                    // (the bonus term's)
   Tensor da, db;   // (B, T, H, N) overwritten
-  Tensor dw_raw;   // (B, T, H, N) acc, overwritten
+  Tensor dw_raw;   // (B, T, H, N) overwritten
   Tensor ds_in;    // (B, H, N, N) acc, overwritten; empty: not wanted
   Tensor scratch;  // (threads, wkv7_backward_scratch(N)) acc, 64-byte aligned
 };

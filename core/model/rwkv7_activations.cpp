@@ -18,21 +18,22 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
   const Shape sequence{batch_, tokens_, width_}, flat{rows, width_};
   for (Tensor* t : {&mean1, &rstd1, &mean2, &rstd2})
     *t = saved.take("norm statistics", acc, {rows});
-  for (Tensor* t : {&r, &key, &value, &k, &a, &b, &g, &y, &iclr_out}) *t = keep("time mix", flat);
+  for (Tensor* t : {&r, &w_raw, &key, &value, &k, &a, &b, &g, &y, &iclr_out}) {
+    *t = keep("time mix", flat);
+  }
   if (!first) {
     own_v = keep("time mix", flat);
     residual_out = keep("time mix", flat);
   }
-  w_raw = saved.take("decay", acc, flat);
   squared = keep("channel mix hidden", {rows, model.ffn_width});
-  plan_low_rank(saved, scratch, decay, "low rank", model.lora_rank.decay, plan);
-  plan_low_rank(saved, scratch, iclr, "low rank", model.lora_rank.iclr, plan);
-  plan_low_rank(saved, scratch, gate, "low rank", model.lora_rank.gate, plan);
-  if (!first) plan_low_rank(saved, scratch, residual, "low rank", model.lora_rank.value, plan);
   iclr.active = residual.active = false;
   gate.f = Activation::kSigmoid;
-
   keeps_mixes = plan.backward && plan.keep_mixes;
+  plan_low_rank(saved, scratch, decay, model.lora_rank.decay, plan);
+  plan_low_rank(saved, scratch, iclr, model.lora_rank.iclr, plan);
+  plan_low_rank(saved, scratch, gate, model.lora_rank.gate, plan);
+  if (!first) plan_low_rank(saved, scratch, residual, model.lora_rank.value, plan);
+
   Arena& mixes = keeps_mixes ? saved : scratch;
   for (Tensor& t : mixed) t = mixes.take("mixes", compute, sequence);
   channel_mixed = keeps_mixes ? keep("mixes", sequence) : mixed[0];
@@ -48,10 +49,10 @@ Rwkv7Block::Activations::Activations(Arena& saved, Arena& scratch, const BlockPl
   for (Tensor& t : dmixed) t = borrow("gradients of mixes", sequence);
   dhidden = borrow("channel mix hidden", {rows, model.ffn_width});
   du = borrow("gradients", sequence);
-  for (Tensor* t : {&dy, &dr, &dk, &dv, &da, &db, &dkey, &dvalue, &diclr, &dresidual, &dg}) {
+  for (Tensor* t :
+       {&dy, &dr, &dw_raw, &dk, &dv, &da, &db, &dkey, &dvalue, &diclr, &dresidual, &dg}) {
     *t = borrow("gradients", flat);
   }
-  dw_raw = scratch.take("gradients", acc, flat);
   dbonus = scratch.take("gradients", acc, {rows, heads});
   wkv_scratch = scratch.take("recurrence", acc, {plan.threads, wkv7_backward_scratch(head_size_)});
 }
@@ -68,12 +69,13 @@ void Rwkv7Block::Activations::plan_tiles(Arena& saved, Arena& scratch, const Blo
 }
 
 void Rwkv7Block::Activations::plan_low_rank(Arena& saved, Arena& scratch, LowRank& mlp,
-                                            std::string_view name, int64_t rank,
-                                            const BlockPlan& plan) {
+                                            int64_t rank, const BlockPlan& plan) {
   const Shape shape{batch_ * tokens_, rank};
-  mlp.inner = saved.take(name, plan.precision.compute, shape);
-  mlp.outer = scratch.take(name, plan.precision.compute, shape);
-  if (plan.backward) mlp.gradient = scratch.take(name, plan.precision.compute, shape);
+  const DType compute = plan.precision.compute;
+  mlp.inner = saved.take("low rank", compute, shape);
+  mlp.outer =
+      mlp.active ? (keeps_mixes ? saved : scratch).take("low rank", compute, shape) : mlp.inner;
+  if (plan.backward) mlp.gradient = scratch.take("low rank", compute, shape);
 }
 
 Tensor Rwkv7Block::Activations::rows(const Tensor& t) const {
@@ -130,20 +132,18 @@ void Rwkv7Block::Call::low_rank_forward(const LowRank& mlp, Rwkv7Param w1, Rwkv7
   pass.ops.matmul(pass.stream,
                   {.a = a.rows(x), .b = weight(w1), .c = mlp.inner, .leaves = leaves()});
   if (mlp.active) pass.ops.activation_forward(pass.stream, {mlp.f, mlp.inner, mlp.outer});
-  pass.ops.matmul(pass.stream, {.a = mlp.active ? mlp.outer : mlp.inner,
-                                .b = weight(w2),
-                                .c = a.rows(out),
-                                .leaves = leaves()});
+  pass.ops.matmul(pass.stream,
+                  {.a = mlp.outer, .b = weight(w2), .c = a.rows(out), .leaves = leaves()});
 }
 
 void Rwkv7Block::Call::low_rank_backward(const LowRank& mlp, Rwkv7Param w1, Rwkv7Param w2,
                                          const Tensor& x, const Tensor& dout, const Tensor& dx,
                                          bool add) const {
-  if (mlp.active) pass.ops.activation_forward(pass.stream, {mlp.f, mlp.inner, mlp.outer});
-  pass.ops.weight_gradient(pass.stream, {.left = mlp.active ? mlp.outer : mlp.inner,
-                                         .right = a.rows(dout),
-                                         .to = grad(w2),
-                                         .leaves = leaves()});
+  if (mlp.active && !a.keeps_mixes) {
+    pass.ops.activation_forward(pass.stream, {mlp.f, mlp.inner, mlp.outer});
+  }
+  pass.ops.weight_gradient(
+      pass.stream, {.left = mlp.outer, .right = a.rows(dout), .to = grad(w2), .leaves = leaves()});
   pass.ops.matmul(
       pass.stream,
       {.a = a.rows(dout), .b = weight(w2), .c = mlp.gradient, .trans_b = true, .leaves = leaves()});

@@ -16,7 +16,7 @@ struct LowRank {
   bool active = true;  // false: f is the identity
   Activation f = Activation::kTanh;
   Tensor inner;     // (R, rank), kept
-  Tensor outer;     // (R, rank) f(inner); inner itself without f. Scratch
+  Tensor outer;     // (R, rank) f(inner), kept where mixes are; inner itself without f
   Tensor gradient;  // (R, rank) scratch
 };
 
@@ -28,7 +28,7 @@ struct Rwkv7Block::Activations final : Saved {
   Tensor r, key, value, k, a, b, g, y;  // (R, C)
   Tensor own_v;                         // (R, C); empty in the first layer
   Tensor v;                             // own_v, or v_first
-  Tensor w_raw;                         // (R, C) acc, without w0
+  Tensor w_raw;                         // (R, C) without w0
   Tensor iclr_out, residual_out;        // (R, C)
   Tensor x_mid;                         // (B, T, C) after time mix
   Tensor squared;                       // (R, F) channel mix, after the activation
@@ -43,22 +43,19 @@ struct Rwkv7Block::Activations final : Saved {
   // Scratch.
   std::array<Tensor, kMaxMixes> dmixed;  // (B, T, C)
   Tensor u, z, dhidden, du;              // (B, T, C) normed; (R, C); (R, F); (B, T, C)
-  Tensor dy, dr, dk, dv, da, db, dkey, dvalue, diclr, dresidual, dg;  // (R, C)
-  Tensor dw_raw, wkv_scratch;  // (R, C) acc; (threads, n) acc
-  Tensor dbonus;               // (R, H) acc
-  Tensor halo_row;             // (B, C) acc: on its way to the right neighbour
-  Tensor tile_states;          // (tiles, B, H, N, stride) acc: B, backward C
+  Tensor dy, dr, dw_raw, dk, dv, da, db, dkey, dvalue, diclr, dresidual, dg;  // (R, C)
+  Tensor wkv_scratch;                                                         // (threads, n) acc
+  Tensor dbonus;                                                              // (R, H) acc
+  Tensor halo_row;     // (B, C) acc: on its way to the right neighbour
+  Tensor tile_states;  // (tiles, B, H, N, stride) acc: B, backward C
 
   int64_t tokens() const { return tokens_; }
-  // (R, C) dw_raw in the compute type: in its place, or where dy was, which has been used up.
-  Tensor ddecay() const { return dw_raw.dtype == dy.dtype ? dw_raw : dy; }
   Tensor rows(const Tensor& t) const;   // (R, last dimension)
   Tensor heads(const Tensor& t) const;  // (B, T, H, N)
 
  private:
   void plan_tiles(Arena& saved, Arena& scratch, const BlockPlan&);
-  void plan_low_rank(Arena& saved, Arena& scratch, LowRank&, std::string_view name, int64_t rank,
-                     const BlockPlan&);
+  void plan_low_rank(Arena& saved, Arena& scratch, LowRank&, int64_t rank, const BlockPlan&);
   int64_t batch_, tokens_, width_, head_size_;
 };
 

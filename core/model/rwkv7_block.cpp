@@ -178,7 +178,7 @@ void Rwkv7Block::output_backward(const Call& call, ConstTensor dx) const {
 
 void Rwkv7Block::low_rank_backward(const Call& call) const {
   const Activations& a = call.a;
-  call.low_rank_backward(a.decay, P::kW1, P::kW2, a.mixed[1], a.ddecay(), a.dmixed[1], false);
+  call.low_rank_backward(a.decay, P::kW1, P::kW2, a.mixed[1], a.dw_raw, a.dmixed[1], false);
   call.low_rank_backward(a.iclr, P::kA1, P::kA2, a.mixed[4], a.diclr, a.dmixed[4], false);
   call.low_rank_backward(a.gate, P::kG1, P::kG2, a.mixed[5], a.dg, a.dmixed[5], false);
   if (!first_) {
@@ -189,7 +189,6 @@ void Rwkv7Block::low_rank_backward(const Call& call) const {
 // From the gradients of the recurrence's operands to those of the six mixes.
 void Rwkv7Block::inputs_backward(const Call& call, ConstTensor v_first, Tensor dv_first) const {
   const auto& [pass, params, index, a] = call;
-  const bool narrows = a.ddecay().data != a.dw_raw.data;
   pass.ops.time_mix_in_backward(pass.stream, {.iclr = a.iclr_out,
                                               .value_gate = a.residual_out,
                                               .key = a.key,
@@ -205,7 +204,6 @@ void Rwkv7Block::inputs_backward(const Call& call, ConstTensor v_first, Tensor d
                                               .dv = a.dv,
                                               .da = a.da,
                                               .db = a.db,
-                                              .ddecay = narrows ? a.ddecay() : Tensor{},
                                               .diclr = a.diclr,
                                               .dvalue_gate = a.dresidual,
                                               .dkey = a.dkey,

@@ -8,9 +8,9 @@ namespace rwkv::cuda {
 
 template <class T, int K, int L>
 struct TimeMixInBack {
-  const T *iclr, *gate, *key, *value, *first, *dk, *dv, *da, *db;
-  const float *a0, *k_k, *k_a, *v0, *dw_raw;
-  T *ddecay, *diclr, *dgate, *dkey, *dvalue;  // ddecay: nullptr: not wanted
+  const T *iclr, *gate, *key, *value, *first, *dw_raw, *dk, *dv, *da, *db;
+  const float *a0, *k_k, *k_a, *v0;
+  T *diclr, *dgate, *dkey, *dvalue;
   float* dfirst;
   SlabSums sums;
   Slabs slabs;
@@ -37,8 +37,8 @@ struct TimeMixInBack {
  private:
   // As it lies in memory; nothing where the thread has no channels.
   struct Row {
-    Run<T, K> key{}, iclr{}, da{}, db{}, dk{}, dv{}, gate{}, first{}, value{};
-    Run<float, K> dw{}, dfirst{};
+    Run<T, K> key{}, iclr{}, da{}, db{}, dk{}, dv{}, dw{}, gate{}, first{}, value{};
+    Run<float, K> dfirst{};
 
     RWKV_DEVICE Row(const TimeMixInBack& of, int64_t i, bool there) {
       if (!there) return;
@@ -90,7 +90,6 @@ struct TimeMixInBack {
       sum[kKk][j] += dscaled * key_i[j];
       sum[kKa][j] += dk_i[j] * key_i[j] * (rate[j] - 1);
     }
-    if (ddecay != nullptr) store_run(ddecay + i, dw);
     store_run(diclr + i, dpre);
     store_run(dkey + i, terms);
   }
@@ -135,6 +134,7 @@ struct RunTimeMixInBack {
                           in<T>(op.key),
                           in<T>(op.value),
                           in<T>(op.v_first),
+                          in<T>(op.dw_raw),
                           in<T>(op.dk),
                           in<T>(op.dv),
                           in<T>(op.da),
@@ -143,8 +143,6 @@ struct RunTimeMixInBack {
                           in<float>(op.k_k),
                           in<float>(op.k_a),
                           in<float>(op.v0),
-                          in<float>(op.dw_raw),
-                          out<T>(op.ddecay),
                           out<T>(op.diclr),
                           out<T>(op.dvalue_gate),
                           out<T>(op.dkey),

@@ -15,8 +15,8 @@ struct Wkv7BackKernel {
   Wkv7Input<T> in;
   const float *saved, *ds_out, *m, *c;
   const T* dy;
-  T *dr, *dk, *dv, *da, *db;
-  float *dw_raw, *ds_in, *scratch;
+  T *dr, *dk, *dv, *da, *db, *dw_raw;
+  float *ds_in, *scratch;
   const float *dbonus, *r_k;
   int64_t scratch_stride;
 
@@ -166,7 +166,7 @@ struct Wkv7BackKernel {
     store(dk + at + n, sum_k + along * x.r[n]);
     store(db + at + n, sum_b);
     store(da + at + n, sum_a);
-    dw_raw[at + n] = -static_cast<float>(kDecayScale) * x.w[n] * gate * (1 - gate) * sum_w;
+    store(dw_raw + at + n, -static_cast<float>(kDecayScale) * x.w[n] * gate * (1 - gate) * sum_w);
   }
 };
 
@@ -219,7 +219,7 @@ struct RunBack {
                    Wkv7BackKernel<T, N>{input, in<float>(op.s_saved), in<float>(op.ds_out),
                                         in<float>(op.m), in<float>(op.c), in<T>(op.dy),
                                         out<T>(op.dr), out<T>(op.dk), out<T>(op.dv), out<T>(op.da),
-                                        out<T>(op.db), out<float>(op.dw_raw), out<float>(op.ds_in),
+                                        out<T>(op.db), out<T>(op.dw_raw), out<float>(op.ds_in),
                                         out<float>(op.scratch), in<float>(op.bonus.gradient),
                                         in<float>(op.bonus.r_k), op.scratch.shape[1]});
   }

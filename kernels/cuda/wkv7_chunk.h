@@ -158,16 +158,6 @@ RWKV_DEVICE void fetch_tokens(const OwnTokens& own, const Bf16* from, std::byte*
   device::copy_async(to + Rows64::offset(row, column), reinterpret_cast<const std::byte*>(p),
                      there);
 }
-RWKV_DEVICE void fetch_decays(const OwnTokens& own, const float* from, std::byte* to) {
-  RWKV_UNROLL
-  for (int i = 0; i < 2; ++i) {
-    const int row = 4 * team_warp() + 2 * i + own.lane / 16, column = own.lane % 16 * 4;
-    const bool there = row < own.count;
-    const float* p = from + (there ? own.at(row, column - own_band()) : own.first);
-    device::copy_async(to + Floats64::offset(row, column), reinterpret_cast<const std::byte*>(p),
-                       there);
-  }
-}
 
 // A 16 x 16 block to the tokens that there are. Neighbours trade words, so that four of them write
 // 32 bytes.
@@ -215,10 +205,12 @@ RWKV_DEVICE Gammas gammas(const std::byte* w_raw, const float* w0, int tokens, i
   float logs[2][4], sum[4];
   RWKV_UNROLL
   for (int t = 0; t < 2; ++t) {
-    const auto w = as<Floats4>(w_raw + Floats64::offset(2 * group + t, column));
+    const auto pairs = as<Words2>(w_raw + Rows64::offset(2 * group + t, column));
+    const float w[4] = {low_half(pairs.x[0]), high_half(pairs.x[0]), low_half(pairs.x[1]),
+                        high_half(pairs.x[1])};
     const float scale = 2 * group + t < tokens ? -kLog2E * static_cast<float>(kDecayScale) : 0.0f;
     RWKV_UNROLL
-    for (int i = 0; i < 4; ++i) logs[t][i] = scale * sigmoid(w.x[i] + plus.x[i]);
+    for (int i = 0; i < 4; ++i) logs[t][i] = scale * sigmoid(w[i] + plus.x[i]);
   }
   RWKV_UNROLL
   for (int i = 0; i < 4; ++i) sum[i] = logs[0][i] + logs[1][i];

@@ -50,7 +50,7 @@ struct Wkv7ChunkBackKernel {
     ChunkStepped stepped[kSteps];
     std::byte blocks[kBlocks * kBlockBytes];
     std::byte dblocks[kBlocks * kBlockBytes];
-    std::byte w_raw[kDecaysBytes];  // before a sync; scratch of the inverse behind it
+    std::byte w_raw[kTokensBytes];  // before a sync; scratch of the inverse behind it
     alignas(16) float w0[kChunkHead];
     float r_k[kChunkHead];
 
@@ -184,7 +184,7 @@ struct Wkv7ChunkBackKernel {
     fetch_tokens(tokens, in.k, slot.scaled + kK * kTokensBytes);
     fetch_tokens(tokens, in.a, slot.scaled + kA * kTokensBytes);
     fetch_tokens(tokens, in.b, slot.scaled + kB * kTokensBytes);
-    fetch_decays(tokens, in.w_raw, room.w_raw);
+    fetch_tokens(tokens, in.w_raw, room.w_raw);
     device::end_copy_group();
     fetch_tokens(tokens, in.v, slot.v);
     fetch_tokens(tokens, dy, slot.dy);

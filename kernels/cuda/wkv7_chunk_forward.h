@@ -51,7 +51,7 @@ struct Wkv7ChunkWayKernel {
   };
   struct Room {
     Slot slots[kSlots];
-    std::byte w_raw[2][kDecaysBytes];
+    std::byte w_raw[2][kTokensBytes];
     std::byte v[2][kTokensBytes];
     std::byte blocks[2][kBlocks * kBlockBytes];
     std::byte scratch[kInverseBytes];
@@ -195,7 +195,7 @@ struct Wkv7ChunkWayKernel {
       if (kOfK) fetch_tokens(own, in.k, to + kK * kTokensBytes);
       fetch_tokens(own, in.a, to + kA * kTokensBytes);
       fetch_tokens(own, in.b, to + kB * kTokensBytes);
-      fetch_decays(own, in.w_raw, room.w_raw[operands % 2]);
+      fetch_tokens(own, in.w_raw, room.w_raw[operands % 2]);
       if (!kPlain) start = own_start(in, head, chunk_at(operands, chunks));
     }
     if (values >= 0 && values < chunks) {

@@ -21,9 +21,9 @@ struct ChunkStepped {
 };
 // All tokens'.
 struct ChunkOutputs {
-  const float *w_raw, *dbonus, *r_k;  // dbonus: nullptr: there is no bonus
-  Bf16 *dr, *dk, *da, *db;
-  float* dw_raw;
+  const Bf16* w_raw;
+  const float *dbonus, *r_k;  // dbonus: nullptr: there is no bonus
+  Bf16 *dr, *dk, *da, *db, *dw_raw;
 };
 
 // Blocks by all warps, a sync, then the rest; `start` may come before the sync. `fetch` comes
@@ -39,8 +39,8 @@ struct ChunkGradients {
       dbonus[h] = there && to.dbonus != nullptr ? to.dbonus[tokens.head_at(row)] : 0;
       RWKV_UNROLL
       for (int n = 0; n < 2; ++n) {
-        const float* from = to.w_raw + tokens.at(there ? row : 0, 8 * n + own_column());
-        w_raw[n][h] = *reinterpret_cast<const Floats2*>(from);
+        const Bf16* from = to.w_raw + tokens.at(there ? row : 0, 8 * n + own_column());
+        w_raw[n][h] = *reinterpret_cast<const uint32_t*>(from);
       }
     }
   }
@@ -136,10 +136,10 @@ struct ChunkGradients {
   }
 
  private:
-  Sums of[kScaled];     // of R~, K~, A~, B~
-  float tail[4];        // what all tokens add to dlog w
-  Floats2 w_raw[2][2];  // columns 8 n + own_column() of rows own_row() + 8 h: [n][h]
-  float dbonus[2];      // of those rows
+  Sums of[kScaled];      // of R~, K~, A~, B~
+  float tail[4];         // what all tokens add to dlog w
+  uint32_t w_raw[2][2];  // columns 8 n + own_column() of rows own_row() + 8 h: [n][h]
+  float dbonus[2];       // of those rows
 
   RWKV_DEVICE static Fragment of_tokens(const std::byte* tokens, int j) {
     return load_block<Rows64>(tokens, 0, 16 * j);
@@ -193,14 +193,14 @@ struct ChunkGradients {
       for (int h = 0; h < 2; ++h) {
         if (row + 8 * h >= tokens.count) continue;
         const int64_t place = tokens.at(row + 8 * h, 8 * n + own_column());
-        Floats2 result;
+        const float raw[2] = {low_half(w_raw[n][h]), high_half(w_raw[n][h])};
+        float result[2];
         RWKV_UNROLL
         for (int e = 0; e < 2; ++e) {
-          result.x[e] = -static_cast<float>(kDecayScale) *
-                        sigmoid_slope(w_raw[n][h].x[e] + plus.x[e]) *
-                        (from[h][e] - at[h][e] + tail[2 * n + e]);
+          result[e] = -static_cast<float>(kDecayScale) * sigmoid_slope(raw[e] + plus.x[e]) *
+                      (from[h][e] - at[h][e] + tail[2 * n + e]);
         }
-        *reinterpret_cast<Floats2*>(to.dw_raw + place) = result;
+        *reinterpret_cast<uint32_t*>(to.dw_raw + place) = device::pack_bf16(result[0], result[1]);
       }
     }
   }

@@ -10,8 +10,8 @@ namespace rwkv::cuda {
 // What Wkv7Sizes is on the host, and what the recurrence reads.
 template <class T>
 struct Wkv7Input {
-  const T *r, *k, *v, *a, *b;
-  const float *w_raw, *w0;
+  const T *r, *k, *v, *a, *b, *w_raw;
+  const float* w0;
   const int32_t* starts;
   int64_t batch, tokens, heads, tile, tiles, handed;
 
@@ -21,7 +21,7 @@ struct Wkv7Input {
         v(in<T>(s.v)),
         a(in<T>(s.a)),
         b(in<T>(s.b)),
-        w_raw(in<float>(s.w_raw)),
+        w_raw(in<T>(s.w_raw)),
         w0(in<float>(s.w0)),
         starts(in<int32_t>(s.starts)),
         batch(s.k.shape[0]),
@@ -36,7 +36,7 @@ struct Wkv7Input {
   }
   // w_raw at channel c of the token that begins at `at`, with what belongs to it of w0.
   RWKV_DEVICE float raw_decay(int64_t at, int64_t c, int64_t n) const {
-    const float raw = w_raw[at + c];
+    const float raw = load(w_raw + at + c);
     return w0 == nullptr ? raw : raw + w0[at / n % heads * n + c];
   }
   RWKV_DEVICE int64_t tile_end(int64_t i) const {

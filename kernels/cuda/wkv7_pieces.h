@@ -156,7 +156,7 @@ void run_chunks_back(const Stream& stream, const Wkv7Backward& op, const Wkv7Inp
             in<Bf16>(op.dy),
             out<Bf16>(op.dv),
             {input.w_raw, in<float>(op.bonus.gradient), in<float>(op.bonus.r_k), out<Bf16>(op.dr),
-             out<Bf16>(op.dk), out<Bf16>(op.da), out<Bf16>(op.db), out<float>(op.dw_raw)},
+             out<Bf16>(op.dk), out<Bf16>(op.da), out<Bf16>(op.db), out<Bf16>(op.dw_raw)},
             out<float>(op.ds_in)});
   };
   using Teams = Wkv7ChunkBackKernel<kFolded, kPlain, true>;

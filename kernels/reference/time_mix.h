@@ -87,7 +87,6 @@ void key_backward_row(const TimeMixInBackward& op, int64_t r, int64_t head, Head
     const S drate = dk[i] * key[i] * k_a[c] + db[i] * kappa;
     const S dpre = drate * rate * (S(1) - rate);
     diclr[i] = dpre;
-    if (!op.ddecay.empty()) op.ddecay.as<S>()[i] = dw_raw[i];
     dkey[i] = dk[i] * (S(1) + (rate - S(1)) * k_a[c]) + dscaled * k_k[c];
     w0.of[c - head] += dw_raw[i];
     a0_sum.of[c - head] += dpre;

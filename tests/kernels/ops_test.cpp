@@ -69,12 +69,12 @@ TEST_P(Ops, TimeMixIn) {
     const int64_t width = 3 * head;
     const Shape flat{kRows, width};
     TwoBackends b = bench();
-    for (const char* name : {"iclr", "gate", "key", "value", "v_first", "dk", "dv", "da", "db"}) {
+    for (const char* name :
+         {"iclr", "gate", "key", "value", "v_first", "dw_raw", "dk", "dv", "da", "db"}) {
       b.input(name, flat);
     }
-    b.acc_input("dw_raw", flat);
     for (const char* name : {"a0", "v0", "k_k", "k_a"}) b.acc_input(name, {width});
-    for (const char* name : {"k", "v", "a", "b", "ddecay", "diclr", "dkey", "dvalue"}) {
+    for (const char* name : {"k", "v", "a", "b", "diclr", "dkey", "dvalue"}) {
       b.output(name, flat);
     }
     b.acc_output("dv_first", flat, 0.5);
@@ -117,7 +117,6 @@ TEST_P(Ops, TimeMixIn) {
                                .dv = t("dv"),
                                .da = t("da"),
                                .db = t("db"),
-                               .ddecay = t("ddecay"),
                                .diclr = t("diclr"),
                                .dvalue_gate = later("dgate"),
                                .dkey = t("dkey"),
@@ -263,14 +262,13 @@ TEST_P(Ops, Wkv7) {
     const double unit = 1 / std::sqrt(static_cast<double>(n));
     b.input("a", tokens, unit);
     b.input("b", tokens, unit * 0.5);
-    b.acc_input("w_raw", tokens);
+    b.input("w_raw", tokens);
     b.acc_input("w0", {heads, n});
     b.acc_input("r_k", {heads, n});
     b.acc_input("dbonus", {batch, count, heads});
     b.acc_input("s_in", state);
     b.acc_input("ds_out", state);
-    for (const char* name : {"y", "dr", "dk", "dv", "da", "db"}) b.output(name, tokens);
-    b.acc_output("dw_raw", tokens);
+    for (const char* name : {"y", "dr", "dw_raw", "dk", "dv", "da", "db"}) b.output(name, tokens);
     b.acc_output("s_out", state);
     b.acc_output("ds_in", state);
     b.acc_input("saved", {batch, heads, wkv7_saved_states(count), n, wkv7_state_stride(n)}, 0);

@@ -68,11 +68,11 @@ inline Numbers operands(const Mode& mode, int64_t tokens) {
     x["b"][i] = x["a"][i] * rate;
     x["a"][i] = -x["a"][i];
   }
+  x["w_raw"] = normals("w_raw", count, 2);
+  for (double& w : x["w_raw"]) w = mode.w_raw.value_or(w - 1);
   for (auto& [name, values] : x) {
     for (double& value : values) value = as_bf16(value);
   }
-  x["w_raw"] = normals("w_raw", count, 2);
-  for (double& w : x["w_raw"]) w = static_cast<float>(mode.w_raw.value_or(w - 1));
   x["w0"] = normals("w0", kHeads * kN, 0.25);
   x["r_k"] = normals("r_k", kHeads * kN);
   x["dbonus"] = normals("dbonus", kBatch * tokens * kHeads);
@@ -139,14 +139,14 @@ class Recurrence {
                            .dv = narrow("dv"),
                            .da = narrow("da"),
                            .db = narrow("db"),
-                           .dw_raw = wide("dw_raw", tokens_),
+                           .dw_raw = narrow("dw_raw"),
                            .ds_in = ends.ds_in ? wide("ds_in", square_) : Tensor{},
                            .scratch = scratch.view()});
     Numbers results;
-    for (const char* name : {"y", "dr", "dk", "dv", "da", "db"}) {
+    for (const char* name : {"y", "dr", "dw_raw", "dk", "dv", "da", "db"}) {
       results[name] = doubles(narrow_.at(name).view());
     }
-    for (const char* name : {"s_out", "dw_raw", "ds_in"}) {
+    for (const char* name : {"s_out", "ds_in"}) {
       if (wide_.contains(name)) results[name] = doubles(wide_.at(name).view());
     }
     return results;
@@ -227,7 +227,7 @@ class Recurrence {
             .v = narrow("v"),
             .a = narrow("a"),
             .b = narrow("b"),
-            .w_raw = wide("w_raw", tokens_),
+            .w_raw = narrow("w_raw"),
             .w0 = wide("w0", {kHeads, kN}),
             .starts = some_start_ ? starts_.view() : Tensor{},
             .tile = tile_,

@@ -40,7 +40,7 @@ class Wkv7Case {
                                       {"b", unit * 0.5}}) {
       assign(operand(name).view(), normals(name, d.batch * d.tokens * d.heads * d.n, scale));
     }
-    w_raw_ = Owned<Acc>({d.batch, d.tokens, d.heads, d.n});
+    w_raw_ = Owned<T>({d.batch, d.tokens, d.heads, d.n});
     // Slow decay, so that much of a state passes through a tile.
     std::vector<double> w_raw = normals("w_raw", w_raw_.size());
     for (double& x : w_raw) x -= 4;
@@ -148,7 +148,7 @@ class Wkv7Case {
                     .v = operand_view("v", begin, end),
                     .a = operand_view("a", begin, end),
                     .b = operand_view("b", begin, end),
-                    .w_raw = cut(const_cast<Owned<Acc>&>(w_raw_).view(), shape, begin, end),
+                    .w_raw = cut(const_cast<Owned<T>&>(w_raw_).view(), shape, begin, end),
                     .tile = tile};
     if (some_start_) {
       in.starts =
@@ -163,10 +163,10 @@ class Wkv7Case {
     const Shape tokens{d_.batch, end - begin, d_.heads, d_.n};
     const int64_t stride = wkv7_state_stride(d_.n), tiles = wkv7_tiles(end - begin, tile);
     const Shape maps{tiles, d_.batch, d_.heads, d_.n, stride};
-    Owned<Acc> m(maps), b(maps), c(maps), s_out(square()), ds_in(square()), dw(tokens);
+    Owned<Acc> m(maps), b(maps), c(maps), s_out(square()), ds_in(square());
     Owned<Acc> saved({d_.batch, d_.heads, wkv7_saved_states(end - begin, tile), d_.n, stride});
     Owned<Acc> scratch({1, wkv7_backward_scratch(d_.n)});
-    Owned<T> y(tokens), dr(tokens), dk(tokens), dv(tokens), da(tokens), db(tokens);
+    Owned<T> y(tokens), dr(tokens), dw(tokens), dk(tokens), dv(tokens), da(tokens), db(tokens);
     const ConstTensor dy = operand_view("dy", begin, end);
     if (tile > 0) {
       const int64_t skipped = wants_ends ? 0 : 1;
@@ -204,7 +204,8 @@ class Wkv7Case {
 
   Dims d_;
   std::map<std::string, Owned<T>> operands_;
-  Owned<Acc> w_raw_, s_in_, ds_out_;
+  Owned<T> w_raw_;
+  Owned<Acc> s_in_, ds_out_;
   Owned<int32_t> starts_;
   bool some_start_ = false;
   mutable std::vector<double> first_ds_in_;

@@ -134,7 +134,8 @@ class TimeMixInBack {
     const T *iclr = op_.iclr.as<T>() + o, *key = op_.key.as<T>() + o, *dk = op_.dk.as<T>() + o;
     const T *da = op_.da.as<T>() + o, *db = op_.db.as<T>() + o;
     const float *a0 = op_.a0.as<float>() + head, *k_k = op_.k_k.as<float>() + head;
-    const float *k_a = op_.k_a.as<float>() + head, *dw_raw = op_.dw_raw.as<float>() + o;
+    const float* k_a = op_.k_a.as<float>() + head;
+    const T* dw_raw = op_.dw_raw.as<T>() + o;
     T *diclr = op_.diclr.as<T>() + o, *dkey = op_.dkey.as<T>() + o;
     float *dw0 = sums_.of[kW0] + in_sums, *da0 = sums_.of[kA0] + in_sums;
     float *dk_k = sums_.of[kKk] + in_sums, *dk_a = sums_.of[kKa] + in_sums;
@@ -158,14 +159,10 @@ class TimeMixInBack {
       store(diclr[c], dpre);
       store(dkey[c], d * (1.0f + (rate - 1.0f) * k_a[c]) + dscaled * k_k[c]);
       da0[c] += dpre;
-      dw0[c] += dw_raw[c];
+      dw0[c] += load(dw_raw[c]);
       dk_k[c] += dscaled * x;
       dk_a[c] += d * x * (rate - 1.0f);
     }
-    if (op_.ddecay.empty()) return;
-    T* ddecay = op_.ddecay.as<T>() + o;
-#pragma omp simd
-    for (int64_t c = 0; c < n_; ++c) store(ddecay[c], dw_raw[c]);
   }
 
   const TimeMixInBackward& op_;

@@ -85,7 +85,7 @@ struct TokenGradient {
                                     int n) const {
     T *dr = op.dr.as<T>() + at, *dk = op.dk.as<T>() + at, *dv = op.dv.as<T>() + at;
     T *da = op.da.as<T>() + at, *db = op.db.as<T>() + at;
-    float* dw = op.dw_raw.as<float>() + at;
+    T* dw = op.dw_raw.as<T>() + at;
     float along[16 * Q] = {};  // of the bonus
     if (!op.bonus.gradient.empty()) {
       const float gradient = op.bonus.gradient.as<float>()[at / n];
@@ -100,7 +100,7 @@ struct TokenGradient {
       store(dv[c], load(dv[c]) + v[c]);
       store(da[c], a[c]);
       store(db[c], b[c]);
-      dw[c] = -kDecayScale * x.w[c] * gate * (1.0f - gate) * w[c];
+      store(dw[c], -kDecayScale * x.w[c] * gate * (1.0f - gate) * w[c]);
     }
   }
 };

@@ -26,8 +26,8 @@ struct TokenRow {
     const T *pr = in.r.template as<T>() + at, *pk = in.k.template as<T>() + at;
     const T *pv = in.v.template as<T>() + at, *pa = in.a.template as<T>() + at;
     const T* pb = in.b.template as<T>() + at;
-    const float* pw = in.w_raw.template as<float>() + at;
-    std::memcpy(w_raw, pw, static_cast<size_t>(n) * sizeof(float));
+    const T* pw = in.w_raw.template as<T>() + at;
+    for (int c = 0; c < n; ++c) w_raw[c] = load(pw[c]);
     if (!in.w0.empty()) {
       const float* w0 = in.w0.template as<float>() + at % in.w0.elements();
       for (int c = 0; c < n; ++c) w_raw[c] += w0[c];
