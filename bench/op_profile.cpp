@@ -9,6 +9,7 @@ namespace {
 
 const Backend* inner =
     nullptr;  // kernels are plain functions: their table has to be found somewhere
+Roof device_roof;
 std::map<std::string, OpTime> all_times;
 
 std::string label(std::string_view name, const Matmul& op) {
@@ -40,6 +41,7 @@ void timed(const Stream& stream, const Op& op) {
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
   OpTime& sum = all_times[label(name_of_member<Member>(), op)];
   sum.seconds += taken.count();
+  sum.roof += device_roof.seconds(cost(op));
   ++sum.calls;
 }
 
@@ -50,8 +52,9 @@ void wrap(Backend& table, Kernel<Op> Backend::*) {
 
 }  // namespace
 
-OpProfile::OpProfile(const Backend& ops) : table_(ops) {
+OpProfile::OpProfile(const Backend& ops, const Roof& roof) : table_(ops) {
   inner = &ops;
+  device_roof = roof;
   each_op([&]<auto Member>() { wrap<Member>(table_, Member); });
 }
 

@@ -1,9 +1,9 @@
 // Training steps of a model of any size on synthetic weights and tokens: tokens a second, MFU, and
-// where the time goes, op by op.
+// where the time goes, op by op, beside each op's roofline.
 //   train_step [layers=12 width=768 vocab=65536 context=4096 batch=4 micro=0 steps=4 device=auto
-//               precision=bf16 recompute=none profile=1 peak=989]
+//               precision=bf16 recompute=none profile=1 peak=989 bandwidth=3350]
 // MFU = 6 P tokens/s / peak, P: elements of all matrices but the embedding; peak in TFLOP/s (989:
-// the dense bf16 rate of H100 and H200).
+// the dense bf16 rate of H100 and H200), bandwidth in GB/s (3350: of an H100; an H200 has 4800).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -22,9 +22,10 @@ namespace {
 
 struct Options {
   std::map<std::string, std::string> given = {
-      {"layers", "12"}, {"width", "768"}, {"vocab", "65536"},    {"context", "4096"},
-      {"batch", "4"},   {"micro", "0"},   {"steps", "4"},        {"device", "auto"},
-      {"profile", "1"}, {"peak", "989"},  {"precision", "bf16"}, {"recompute", "none"}};
+      {"layers", "12"},     {"width", "768"}, {"vocab", "65536"},    {"context", "4096"},
+      {"batch", "4"},       {"micro", "0"},   {"steps", "4"},        {"device", "auto"},
+      {"profile", "1"},     {"peak", "989"},  {"precision", "bf16"}, {"recompute", "none"},
+      {"bandwidth", "3350"}};
 
   Options(int count, char** arguments) {
     for (int i = 1; i < count; ++i) {
@@ -164,14 +165,19 @@ void print_profile(const OpProfile& profile) {
   std::vector<std::pair<std::string, OpTime>> rows(profile.times().begin(), profile.times().end());
   std::sort(rows.begin(), rows.end(),
             [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
-  double total = 0;
-  for (const auto& [name, time] : rows) total += time.seconds;
+  double total = 0, roof = 0;
+  for (const auto& [name, time] : rows) {
+    total += time.seconds;
+    roof += time.roof;
+  }
+  fmt::print("  share         time    roofline  calls\n");
   for (const auto& [name, time] : rows) {
     if (time.seconds < 0.003 * total) continue;
-    fmt::print("  {:5.1f}%  {:9.3f} ms  {:5} x  {}\n", 100 * time.seconds / total,
-               1e3 * time.seconds, time.calls, name);
+    fmt::print("  {:5.1f}%  {:9.3f} ms  {:5.1f}% {:5} x  {}\n", 100 * time.seconds / total,
+               1e3 * time.seconds, 100 * time.roof / time.seconds, time.calls, name);
   }
-  fmt::print("  total {:.3f} ms in ops\n", 1e3 * total);
+  fmt::print("  {:.3f} ms in ops, {:.3f} ms by their rooflines ({:.1f}%)\n", 1e3 * total,
+             1e3 * roof, 100 * roof / total);
 }
 
 void run(const Options& options) {
@@ -194,7 +200,7 @@ void run(const Options& options) {
              100 * 6 * steps.matrix_elements() * rate / peak, options.given.at("peak"),
              steps.matrix_elements());
   if (options.given.at("profile") == "0") return;
-  OpProfile profile(steps.ops());
+  OpProfile profile(steps.ops(), {peak, 1e9 * static_cast<double>(options.number("bandwidth"))});
   steps.step(profile.ops(), options.number("steps"));
   print_profile(profile);
 }
