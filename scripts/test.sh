@@ -90,6 +90,9 @@ programs_of() {
   done
 }
 
+# What takes a sanitizer minutes and shows it no line that other tests do not.
+repeats='HaveTheBitsOfTheWhole|LengthsAroundChunks|LongSequences|NoStartLeaves|MapsOfOneTile|TheMapEnds|emulator_fibers_f16'
+
 # sanitized PRESET FOLDER...: builds and runs the tests of these folders.
 sanitized() {
   local preset=$1 programs names
@@ -98,7 +101,7 @@ sanitized() {
   if ((${#programs[@]} == 0)); then return; fi
   names=$(IFS='|'; echo "${programs[*]#test_}")
   if build "$preset" "${programs[@]}"; then
-    run_tests "$preset" -R "^($names)\\." -LE 'mpi|gpu|slurm|long'
+    run_tests "$preset" -R "^($names)\\." -E "$repeats" -LE 'mpi|gpu|slurm|long'
   fi
 }
 
@@ -109,7 +112,7 @@ races() {
   mapfile -t programs < <(programs_of parallel kernels)
   if build tsan "${programs[@]}"; then
     OMP_NUM_THREADS=1 run_tests tsan -LE 'mpi|gpu|slurm|long' \
-      -E 'MapsOfOneTile|TheMapEnds|NoStartLeaves|LongSequences' \
+      -E "$repeats" \
       -R '^(parallel\.|kernels\.(Wkv7Teams|.*emulator_fibers(_bf16| )))'
   fi
 }

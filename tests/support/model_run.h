@@ -3,7 +3,7 @@
 
 #include <map>
 
-#include "core/train/job.h"
+#include "core/model/model.h"
 #include "tests/support/golden.h"
 #include "tests/support/tensors.h"
 
