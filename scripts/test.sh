@@ -6,7 +6,8 @@
 #                             communicator of threads under the thread sanitizer
 #   scripts/test.sh --full    all tests in every build, layout of the sources, clang-tidy, and the
 #                             long checks scripts/check_*.sh
-# A failed build, and each check that is not a ctest, counts as one. JOBS=N: N at a time.
+# A failed build, and each check that is not a ctest, counts as one. JOBS=N: N at a time. UNITY=ON: the
+# sources of a target are compiled as one, which takes half the time where all has to be built.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -14,7 +15,7 @@ full=false
 case ${1:-} in
   '') ;;
   --full) full=true ;;
-  -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
   *) fail "unknown option '$1' (allowed: --full)" ;;
 esac
 
@@ -53,7 +54,7 @@ build() {
   shift
   if (($#)); then targets=(--target "$@"); fi
   echo "== build $preset"
-  if cmake -S "$root" --preset "$preset" &&
+  if cmake -S "$root" --preset "$preset" "-DCMAKE_UNITY_BUILD=${UNITY:-OFF}" -DCMAKE_UNITY_BUILD_BATCH_SIZE=0 &&
     cmake --build "$root/build/$preset" --parallel "$jobs" "${targets[@]}"; then
     echo "== build $preset: done ($((SECONDS - seconds)) s)"
   else
@@ -91,7 +92,7 @@ programs_of() {
 }
 
 # What takes a sanitizer minutes and shows it no line that other tests do not.
-repeats='HaveTheBitsOfTheWhole|LengthsAroundChunks|LongSequences|NoStartLeaves|MapsOfOneTile|TheMapEnds|emulator_fibers_f16'
+repeats='Generators.(Chance|Decisions)|HaveTheBitsOfTheWhole|LengthsAroundChunks|LongSequences|NoStartLeaves|MapsOfOneTile|TheMapEnds|emulator_fibers_f16'
 
 # sanitized PRESET FOLDER...: builds and runs the tests of these folders.
 sanitized() {

@@ -3,15 +3,10 @@
 #include <algorithm>
 
 namespace rwkv {
-namespace {
-
-constexpr int64_t kAlign = 64;  // a cache line, and the widest vector register
-
-}  // namespace
 
 Tensor Arena::take(std::string_view name, DType dtype, const Shape& shape) {
   const int64_t bytes = shape.elements() * bytes_of(dtype);
-  const int64_t begin = (used_ + kAlign - 1) / kAlign * kAlign;
+  const int64_t begin = (used_ + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment;
   used_ = begin + bytes;
   if (measuring()) {
     live_.push_back({std::string(name), begin, bytes});

@@ -7,8 +7,7 @@
 namespace rwkv {
 namespace {
 
-constexpr int64_t kAlign = 64;  // a cache line, and the widest vector register
-constexpr std::align_val_t kAlignment{kAlign};
+constexpr std::align_val_t kAlignment{kTensorAlignment};
 
 std::byte* allocate(int64_t bytes) {
   void* p = ::operator new(static_cast<size_t>(bytes), kAlignment, std::nothrow);
@@ -51,7 +50,8 @@ void zero(const Memory& memory, const Stream& stream, const Tensor& t) {
 }
 
 Buffer::Buffer(int64_t bytes, const Memory& memory) : bytes_(bytes) {
-  const int64_t rounded = std::max<int64_t>(kAlign, (bytes + kAlign - 1) / kAlign * kAlign);
+  const int64_t rounded = std::max<int64_t>(
+      kTensorAlignment, (bytes + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment);
   std::byte* p = memory.allocate(rounded);
   if (p == nullptr) {
     throw Error("out of " + std::string(memory.name) + " memory: " + std::to_string(rounded) +

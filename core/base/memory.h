@@ -12,6 +12,9 @@
 
 namespace rwkv {
 
+// Bytes that tensors begin at multiples of: a cache line, and the widest vector register.
+inline constexpr int64_t kTensorAlignment = 64;
+
 struct Memory {
   std::string_view name;  // host | cuda
   bool host = false;      // the host may read and write it

@@ -7,7 +7,7 @@ namespace {
 
 using enum FieldType;
 
-constexpr Field kRows[] = {
+constexpr Field kMachineFields[] = {
     {.name = "parallel.device",
      .type = kText,
      .allowed = "auto|cpu|cuda",
@@ -160,6 +160,6 @@ constexpr Field kRows[] = {
 
 }  // namespace
 
-std::span<const Field> machine() { return kRows; }
+std::span<const Field> machine() { return kMachineFields; }
 
 }  // namespace rwkv::fields

@@ -7,7 +7,7 @@ namespace {
 
 using enum FieldType;
 
-constexpr Field kRows[] = {
+constexpr Field kModelFields[] = {
     {.name = "run.dir",
      .type = kText,
      .allowed = "PATH",
@@ -224,6 +224,6 @@ constexpr Field kRows[] = {
 
 }  // namespace
 
-std::span<const Field> model_and_data() { return kRows; }
+std::span<const Field> model_and_data() { return kModelFields; }
 
 }  // namespace rwkv::fields

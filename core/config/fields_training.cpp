@@ -8,7 +8,7 @@ namespace {
 
 using enum FieldType;
 
-constexpr Field kRows[] = {
+constexpr Field kTrainingFields[] = {
     {.name = "train.context",
      .type = kInteger,
      .range = {.min = 1, .max = 1099511627776},
@@ -153,6 +153,6 @@ constexpr Field kRows[] = {
 
 }  // namespace
 
-std::span<const Field> training() { return kRows; }
+std::span<const Field> training() { return kTrainingFields; }
 
 }  // namespace rwkv::fields

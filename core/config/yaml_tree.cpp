@@ -19,7 +19,7 @@ namespace rwkv {
 namespace {
 
 // Where messages point to.
-struct Place {
+struct TextPlace {
   std::string_view where;
   bool with_position;
 
@@ -31,7 +31,7 @@ struct Place {
 
 // Refuses bytes that the parser would take in silence, and tabs as indentation, for which its
 // message is hard to understand.
-void check_bytes(std::string_view text, const Place& place) {
+void check_bytes(std::string_view text, const TextPlace& place) {
   int line = 1, column = 1;
   bool indentation = true;
   for (std::string_view rest = text; !rest.empty();) {
@@ -69,7 +69,7 @@ bool is_closed(std::string_view text) {
 // Builds the tree from the parser's events; whatever is refused is refused at once.
 class TreeBuilder : public YAML::EventHandler {
  public:
-  TreeBuilder(std::string_view text, const Place& place) : text_(text), place_(place) {}
+  TreeBuilder(std::string_view text, const TextPlace& place) : text_(text), place_(place) {}
 
   YamlNode take() { return std::move(root_); }
 
@@ -147,7 +147,7 @@ class TreeBuilder : public YAML::EventHandler {
   void close() { open_.pop_back(); }
 
   std::string_view text_;
-  const Place& place_;
+  const TextPlace& place_;
   YamlNode root_;
   std::vector<YamlNode*> open_;
   int nodes_ = 0, documents_ = 0;
@@ -156,7 +156,7 @@ class TreeBuilder : public YAML::EventHandler {
 }  // namespace
 
 YamlNode parse_yaml(std::string_view text, std::string_view where, bool with_position) {
-  const Place place{where, with_position};
+  const TextPlace place{where, with_position};
   if (text.size() > kMaxRecipeBytes) {
     place.fail(1, 1,
                fmt::format("{} bytes: a recipe has at most {}", text.size(), kMaxRecipeBytes));

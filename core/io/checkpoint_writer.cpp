@@ -18,8 +18,16 @@
 #include "parallel/agree.h"
 
 namespace rwkv {
-namespace fs = std::filesystem;
+
+// A dataset of this rank's file.
+struct CheckpointPiece {
+  std::string name;
+  Tensor content;
+};
+
 namespace {
+
+namespace fs = std::filesystem;
 
 // What the store has of these elements of a parameter; empty: it has no moments.
 Tensor piece_of(const ParamStore& store, std::string_view kind, const Extent& extent) {
@@ -33,14 +41,8 @@ Tensor piece_of(const ParamStore& store, std::string_view kind, const Extent& ex
   return all.reshaped({all.elements()}).rows(extent.begin - first, extent.end - first);
 }
 
-// A dataset of this rank's file.
-struct Piece {
-  std::string name;
-  Tensor content;
-};
-
-std::vector<Piece> own_pieces(const ParamStore& store, int rank, int ranks) {
-  std::vector<Piece> pieces;
+std::vector<CheckpointPiece> own_pieces(const ParamStore& store, int rank, int ranks) {
+  std::vector<CheckpointPiece> pieces;
   for (const Extent& extent : shard(store.specs(), ranks, rank)) {
     for (std::string_view kind : kCheckpointKinds) {
       const Tensor content = piece_of(store, kind, extent);
@@ -53,12 +55,12 @@ std::vector<Piece> own_pieces(const ParamStore& store, int rank, int ranks) {
 }
 
 // Moves the contents into memory of their own, so that training can go on.
-Buffer copy_contents(std::vector<Piece>& pieces, const Memory& from) {
+Buffer copy_contents(std::vector<CheckpointPiece>& pieces, const Memory& from) {
   int64_t bytes = 0;
-  for (const Piece& piece : pieces) bytes += piece.content.bytes();
+  for (const CheckpointPiece& piece : pieces) bytes += piece.content.bytes();
   Buffer memory(bytes);
   std::byte* to = memory.data();
-  for (Piece& piece : pieces) {
+  for (CheckpointPiece& piece : pieces) {
     from.copy({}, to, piece.content.data, piece.content.bytes());
     piece.content.data = to;
     to += piece.content.bytes();
@@ -69,13 +71,13 @@ Buffer copy_contents(std::vector<Piece>& pieces, const Memory& from) {
 // The file of this rank, on the disk, and its name in the folder too: each rank may be on a host of
 // its own, with a view of its own of the shared file system.
 StoredFile write_own_file(const std::string& folder, const CheckpointInfo& info,
-                          const std::vector<Piece>& pieces, int rank) {
+                          const std::vector<CheckpointPiece>& pieces, int rank) {
   const std::string path = folder + "/" + rank_file(rank);
   Hdf5File file = Hdf5File::create(path);
   try {
     file.set_attribute("run_id", info.run_id);
     file.set_attribute("step", info.step);
-    for (const Piece& piece : pieces) file.write(piece.name, piece.content);
+    for (const CheckpointPiece& piece : pieces) file.write(piece.name, piece.content);
     file.close();
   } catch (const Error&) {
     // The library closes a file only when it can write the rest of it: a full disk gets room.
@@ -262,7 +264,7 @@ struct PendingCheckpoint::Work {
   int64_t keep;
   Communicator& comm;
   CheckpointIndex index;
-  std::vector<Piece> pieces;
+  std::vector<CheckpointPiece> pieces;
   const Memory* where = nullptr;  // of the pieces, until they are copied
   StoredFile own;
   // Of the thread.

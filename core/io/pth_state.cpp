@@ -30,7 +30,7 @@ StorageKind kind_of(std::string_view type) {
   return StorageKind::kOther;
 }
 
-bool is_plain_name(std::string_view name) {
+bool is_tensor_name(std::string_view name) {
   return !name.empty() && name.size() <= kLongestName &&
          std::all_of(name.begin(), name.end(),
                      [](char c) { return c > 0x20 && c < 0x7f && c != '/' && c != '\\'; });
@@ -155,7 +155,7 @@ void Interpreter::add(const PickleValue& key, const PickleValue& value) {
   }
   std::string_view name = key.text;
   if (name.starts_with(kWrapper)) name.remove_prefix(kWrapper.size());
-  if (!is_plain_name(name)) {
+  if (!is_tensor_name(name)) {
     refuse("the key " + in_quotes(key.text) + " is no name of a tensor (printable, no slash)");
   }
   if (value.kind != Kind::kCall) {

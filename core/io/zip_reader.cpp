@@ -121,7 +121,7 @@ Directory find_directory(const Archive& zip) {
   return out;
 }
 
-bool is_plain_name(std::string_view name) {
+bool is_relative_name(std::string_view name) {
   if (name.empty() || name.front() == '/') return false;
   for (char c : name) {
     if (static_cast<unsigned char>(c) < 0x20 || c == '\\' || c == 0x7f) return false;
@@ -178,7 +178,7 @@ Located read_entry(const Archive& zip, uint64_t& at) {
   out.entry.name = zip.text(at + kCentralSize, name_length);
   out.entry.crc = zip.load<uint32_t>(at + 16);
   const std::string name = "entry " + in_quotes(out.entry.name);
-  if (!is_plain_name(out.entry.name)) zip.refuse(name + ": not a plain relative name");
+  if (!is_relative_name(out.entry.name)) zip.refuse(name + ": not a plain relative name");
   // Before the flags, some of which describe a compression.
   if (zip.load<uint16_t>(at + 10) != 0) {
     zip.refuse(name + ": compressed; only stored ones are read");

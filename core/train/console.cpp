@@ -92,13 +92,6 @@ std::string scaled(double value, std::span<const std::string_view> units) {
   return fmt::format("{}{:.{}f}{}", value < 0 ? "-" : "", size, decimals, units[unit]);
 }
 
-std::vector<double> column(std::span<const StepRow> rows, auto&& value_of) {
-  std::vector<double> out;
-  out.reserve(rows.size());
-  for (const StepRow& row : rows) out.push_back(value_of(row));
-  return out;
-}
-
 std::string first_to_last(std::span<const double> values, int decimals) {
   const auto finite = [](double v) { return std::isfinite(v); };
   const auto first = std::find_if(values.begin(), values.end(), finite);

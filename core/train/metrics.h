@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -59,5 +60,13 @@ class MetricsWriter {
 // All rows of a file. A torn last line is left out; any other bad line is an InputError `path:line:
 // ...`. `header` (may be null) receives the header's text, empty when the file holds none yet.
 std::vector<StepRow> read_metrics(const std::string& path, std::string* header);
+
+// One number of each row.
+std::vector<double> column(std::span<const StepRow> rows, auto&& value_of) {
+  std::vector<double> out;
+  out.reserve(rows.size());
+  for (const StepRow& row : rows) out.push_back(value_of(row));
+  return out;
+}
 
 }  // namespace rwkv

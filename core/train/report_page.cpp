@@ -21,7 +21,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Facts = std::vector<std::pair<std::string, std::string>>;
 
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+constexpr double kGap = std::numeric_limits<double>::quiet_NaN();
 constexpr size_t kNoisy = 100;  // rows from which a curve is also shown smoothed
 constexpr int kColours = 8;     // of the style sheet
 
@@ -74,7 +74,7 @@ pre { margin: 12px 0 0; overflow-x: auto;
 )css";
 
 // What the page knows beside the rows themselves.
-struct Run {
+struct ReportedRun {
   const RunFiles& files;
   Json header;
   std::optional<Recipe> recipe;
@@ -107,8 +107,9 @@ std::optional<double> floor_of(const Json& header, std::span<const StepRow> rows
   return count > 0 ? std::optional(sum / count) : std::nullopt;
 }
 
-Run gather(const RunFiles& files) {
-  Run run{files, Json::parse(files.header, nullptr, false), recipe_of(files.recipe), {}, {}};
+ReportedRun gather(const RunFiles& files) {
+  ReportedRun run{
+      files, Json::parse(files.header, nullptr, false), recipe_of(files.recipe), {}, {}};
   if (!run.header.is_object()) run.header = Json::object();
   run.floor = floor_of(run.header, files.rows);
   for (const StepRow& row : files.rows) {
@@ -123,17 +124,10 @@ Run gather(const RunFiles& files) {
 
 double median(std::vector<double> values) {
   std::erase_if(values, [](double v) { return !std::isfinite(v); });
-  if (values.empty()) return kNaN;
+  if (values.empty()) return kGap;
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
-}
-
-std::vector<double> column(std::span<const StepRow> rows, auto&& value_of) {
-  std::vector<double> out;
-  out.reserve(rows.size());
-  for (const StepRow& row : rows) out.push_back(value_of(row));
-  return out;
 }
 
 double tokens_per_s(std::span<const StepRow> rows) {
@@ -144,12 +138,12 @@ std::string text_of(const Json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
-std::string header_or(const Run& run, const char* key, std::string otherwise) {
+std::string header_or(const ReportedRun& run, const char* key, std::string otherwise) {
   const auto given = run.header.find(key);
   return given != run.header.end() && given->is_string() ? given->get<std::string>() : otherwise;
 }
 
-std::string model_text(const Run& run) {
+std::string model_text(const ReportedRun& run) {
   if (!run.recipe) return "";
   const ModelConfig& m = run.recipe->model;
   std::string blocks;
@@ -158,7 +152,7 @@ std::string model_text(const Run& run) {
                      m.layers, m.width, m.head_size, m.vocab, run.recipe->precision);
 }
 
-std::string data_text(const Run& run) {
+std::string data_text(const ReportedRun& run) {
   if (!run.recipe) return "";
   const DataConfig& d = run.recipe->data;
   const TrainConfig& t = run.recipe->train;
@@ -170,7 +164,7 @@ std::string steps_count(int64_t steps) {
   return fmt::format("{} step{}", steps, steps == 1 ? "" : "s");
 }
 
-std::string steps_text(const Run& run) {
+std::string steps_text(const ReportedRun& run) {
   const int64_t done = run.files.rows.empty() ? 0 : run.files.rows.back().step;
   if (!run.recipe || run.recipe->train.steps == 0) return fmt::format("{}", done);
   return fmt::format("{} of {}", done, run.recipe->train.steps);
@@ -194,7 +188,7 @@ std::string best_evaluation(std::span<const StepRow> rows) {
   return best == nullptr ? "" : fmt::format("{:.4f} at step {}", *best->eval_loss, best->step);
 }
 
-Facts facts_of(const Run& run) {
+Facts facts_of(const ReportedRun& run) {
   const std::vector<StepRow>& rows = run.files.rows;
   Facts facts{{"model", header_or(run, "model", model_text(run))},
               {"data", header_or(run, "data", data_text(run))},
@@ -230,7 +224,7 @@ std::string tile(std::string_view name, std::string_view value, std::string_view
                      escape_markup(name), escape_markup(value), escape_markup(detail));
 }
 
-std::string tiles(const Run& run) {
+std::string tiles(const ReportedRun& run) {
   const std::vector<StepRow>& rows = run.files.rows;
   if (rows.empty()) return "";
   const StepRow& last = rows.back();
@@ -249,7 +243,7 @@ std::string tiles(const Run& run) {
   return out + "</div>\n";
 }
 
-PlotSeries series(const Run& run, std::string name, int colour, auto&& value_of) {
+PlotSeries series(const ReportedRun& run, std::string name, int colour, auto&& value_of) {
   PlotSeries out{std::move(name), colour, PlotSeries::Mark::kLine, {}};
   out.points.reserve(run.files.rows.size());
   for (const StepRow& row : run.files.rows) {
@@ -314,20 +308,20 @@ std::string figure(const Plot& plot, bool wide, std::string_view remark) {
       plot_svg(plot));
 }
 
-std::string loss_figure(const Run& run) {
+std::string loss_figure(const ReportedRun& run) {
   Plot plot{.title = "Loss", .level = run.floor, .level_name = "entropy floor", .log_y = true};
   plot.width = 1080;
   plot.height = 320;
   add_noisy(plot, series(run, "training", 0, [](const StepRow& row) { return row.loss; }));
   PlotSeries eval =
-      series(run, "evaluation", 1, [](const StepRow& row) { return row.eval_loss.value_or(kNaN); });
+      series(run, "evaluation", 1, [](const StepRow& row) { return row.eval_loss.value_or(kGap); });
   std::erase_if(eval.points, [](const PlotPoint& p) { return !std::isfinite(p.y); });
   eval.mark = PlotSeries::Mark::kDots;
   if (!eval.points.empty()) plot.series.push_back(std::move(eval));
   return figure(plot, true, "nats a token, logarithmic");
 }
 
-std::string skills_figure(const Run& run) {
+std::string skills_figure(const ReportedRun& run) {
   Plot plot{.title = "Skills", .y_low = 0.0, .y_high = 1.02};
   plot.width = 1080;
   int colour = 0;
@@ -335,7 +329,7 @@ std::string skills_figure(const Run& run) {
     PlotSeries shares = series(run, name, colour++ % kColours, [&](const StepRow& row) {
       const auto found = std::find_if(row.skills.begin(), row.skills.end(),
                                       [&](const auto& skill) { return skill.first == name; });
-      return found == row.skills.end() ? kNaN : found->second;
+      return found == row.skills.end() ? kGap : found->second;
     });
     // A batch without a question of this skill is no gap in what the model can do.
     std::erase_if(shares.points, [](const PlotPoint& p) { return !std::isfinite(p.y); });
@@ -344,7 +338,7 @@ std::string skills_figure(const Run& run) {
   return figure(plot, true, "share of questions answered");
 }
 
-std::string figures(const Run& run) {
+std::string figures(const ReportedRun& run) {
   if (run.files.rows.empty()) return "<p class=\"card\">No step has been recorded yet.</p>\n";
   std::string out = "<div class=\"plots\">\n" + loss_figure(run);
   if (!run.skills.empty()) out += skills_figure(run);
@@ -362,7 +356,7 @@ std::string figures(const Run& run) {
 }  // namespace
 
 std::string report_page(const RunFiles& files) {
-  const Run run = gather(files);
+  const ReportedRun run = gather(files);
   const std::string title = escape_markup(files.name);
   return fmt::format(
              "<!DOCTYPE html>\n<html lang=\"en\" xmlns=\"http://www.w3.org/1999/xhtml\">\n<head>\n"

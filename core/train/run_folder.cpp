@@ -21,7 +21,7 @@ std::string made(const std::string& path) {
 }
 
 // The recipe that a checkpoint was trained with.
-Recipe recipe_of(const std::string& checkpoint) {
+Recipe saved_recipe(const std::string& checkpoint) {
   return parse_recipe(read_checkpoint_info(checkpoint).recipe, checkpoint + "/config.yaml", {});
 }
 
@@ -163,7 +163,7 @@ std::string find_given(const std::string& path, Communicator& ranks) {
 // What the checkpoint says, if the recipe may go on from it.
 void read_point(const Recipe& recipe, ResumePoint& point) {
   const CheckpointInfo info = read_checkpoint_info(point.checkpoint);
-  const std::string key = changed_key(recipe_of(point.checkpoint), recipe);
+  const std::string key = changed_key(saved_recipe(point.checkpoint), recipe);
   if (!key.empty()) {
     throw InputError(fmt::format(
         "{} differs from the one that {} was trained with: restore it, or start another run "
@@ -189,7 +189,7 @@ ResumePoint find_resume_point(const Recipe& recipe, Communicator& ranks) {
   find_own(recipe, ranks, point);
   if (how != "auto") {
     agree(ranks, [&] {
-      if (!point.own || recipe_of(point.checkpoint).run.resume == how) return;
+      if (!point.own || saved_recipe(point.checkpoint).run.resume == how) return;
       throw InputError(fmt::format(
           "run.resume: '{}' starts a fresh run folder, but run.dir {} holds another run: give a "
           "run.dir of its own",

@@ -38,15 +38,15 @@ struct FixedSum {
   double scale;
 };
 
-struct Case {
+struct SumCase {
   const Backend* ops;
   DType compute;
 
   bool emulated() const { return ops == &emulator_backend(); }  // fibers are slow
 };
 
-std::vector<Case> cases() {
-  std::vector<Case> all = {{&reference_backend(), DType::kF32}};
+std::vector<SumCase> cases() {
+  std::vector<SumCase> all = {{&reference_backend(), DType::kF32}};
   for (const Backend* ops : tested_backends()) {
     all.push_back({ops, DType::kF32});
     if (ops->bf16) all.push_back({ops, DType::kBF16});
@@ -55,7 +55,7 @@ std::vector<Case> cases() {
   return all;
 }
 
-std::string to_string(const Case& c) {
+std::string to_string(const SumCase& c) {
   return std::string(c.ops->name) + " " + std::string(c.ops->isa) + " " +
          std::string(name_of(c.compute));
 }
@@ -63,7 +63,7 @@ std::string to_string(const Case& c) {
 TEST(TokenSums, AWeightGradientInFixedPointIsThatOfFloats) {
   constexpr int64_t kTokens = 70, kSamples = 3;
   const Leaves leaves{kTokens, 32, 0};
-  for (const Case& c : cases()) {
+  for (const SumCase& c : cases()) {
     // Over a block either way.
     const int64_t m = c.emulated() ? 20 : 300, n = c.emulated() ? 37 : 530;
     const Data left(c.compute, {kSamples * kTokens, m}, "left");
@@ -86,7 +86,7 @@ TEST(TokenSums, AWeightGradientInFixedPointIsThatOfFloats) {
 }
 
 TEST(TokenSums, ThePeakIsTheLargestPartial) {
-  for (const Case& c : cases()) {
+  for (const SumCase& c : cases()) {
     const Data left(c.compute, {8, 3}, ""), right(c.compute, {8, 2}, "");
     assign(left.view, std::vector<double>(24, 0.5));
     assign(right.view, std::vector<double>(16, -2));
@@ -106,7 +106,7 @@ TEST(TokenSums, ThePeakIsTheLargestPartial) {
 // A product's rows keep their bits when the leaf is computed alone or beside others.
 TEST(TokenSums, ProductsKeepToLeaves) {
   constexpr int64_t kTokens = 300;
-  for (const Case& c : cases()) {
+  for (const SumCase& c : cases()) {
     if (c.ops->name == "reference") continue;
     const int64_t k = c.emulated() ? 40 : 768, n = c.emulated() ? 24 : 96;
     const Data a(c.compute, {2 * kTokens, k}, "a"), b(c.compute, {n, k}, "b", 0.1);
@@ -128,7 +128,7 @@ TEST(TokenSums, ProductsKeepToLeaves) {
 // Element-wise kernels run whole vectors and a rest: both must round alike.
 TEST(TokenSums, ElementsKeepTheirBitsAtAnyPlace) {
   constexpr int64_t kCount = 200;
-  for (const Case& c : cases()) {
+  for (const SumCase& c : cases()) {
     const Data x(c.compute, {kCount}, "x", 2), dy(c.compute, {kCount}, "dy");
     for (Activation kind : {Activation::kTanh, Activation::kSigmoid, Activation::kReluSquared}) {
       const Data whole(c.compute, {kCount}, ""), dwhole(c.compute, {kCount}, "");

@@ -20,12 +20,12 @@ std::vector<int64_t> every_token() {
   return all;
 }
 
-struct Case {
+struct DocumentsCase {
   std::string name;
   Cuts cuts;
 };
 // Those that a length does not have are left out.
-const std::vector<Case> kStarts = {
+const std::vector<DocumentsCase> kStarts = {
     {"the first token", {{{0}, {0}}}},
     {"inside of a chunk", {{{5, 20}, {9, 40, 66}}}},
     {"several in a chunk", {{{3, 4, 11, 14, 35}, {17, 18, 30, 33, 47}}}},
@@ -36,7 +36,7 @@ const std::vector<Case> kStarts = {
     {"every token", {{every_token(), every_token()}}},
 };
 // Those whose states many chunks see, before starts and behind.
-const std::vector<Case> kFewStarts = {kStarts[1], kStarts[2], kStarts[3], kStarts[6]};
+const std::vector<DocumentsCase> kFewStarts = {kStarts[1], kStarts[2], kStarts[3], kStarts[6]};
 const Mode kRandom{"random"}, kSlow{"slow decay", Keys::kRandom, -8.0};
 
 // A gradient from behind that is as large as that of the outputs: where it goes shows.
@@ -53,8 +53,8 @@ class Wkv7Documents : public testing::TestWithParam<const Backend*> {
       EXPECT_LT(distance(got.at(name), values), limit(name, Keys::kRandom, tokens)) << name;
     }
   }
-  static void expect_close(const Mode& mode, int64_t tokens, const Case& c, const Ends& ends,
-                           bool added = false) {
+  static void expect_close(const Mode& mode, int64_t tokens, const DocumentsCase& c,
+                           const Ends& ends, bool added = false) {
     SCOPED_TRACE(c.name + ", " + std::to_string(tokens) + " tokens, " + mode.name);
     const Numbers x = with_large_ends(mode, tokens);
     expect_close(Recurrence<bf16>(x, tokens, c.cuts).forward_and_backward(*GetParam(), ends, added),
@@ -65,7 +65,7 @@ class Wkv7Documents : public testing::TestWithParam<const Backend*> {
 };
 
 TEST_P(Wkv7Documents, StartAnywhere) {
-  for (const Case& c : kStarts) {
+  for (const DocumentsCase& c : kStarts) {
     for (const int64_t tokens : {1, 15, 16, 17, 33, 70}) {
       if (!kSanitized || tokens == 33) expect_close(kRandom, tokens, c, kAll);
     }
@@ -79,7 +79,7 @@ TEST_P(Wkv7Documents, GradientsOfTheBonusAreKept) {
 
 // What a state and an adjoint become through the map of all tokens.
 TEST_P(Wkv7Documents, MapsOfOneTile) {
-  for (const Case& c : kFewStarts) {
+  for (const DocumentsCase& c : kFewStarts) {
     SCOPED_TRACE(c.name);
     const Numbers x = with_large_ends(kSlow, 40);
     Numbers want = Recurrence<double>(x, 40, c.cuts).with_maps(reference_backend());
@@ -88,7 +88,7 @@ TEST_P(Wkv7Documents, MapsOfOneTile) {
 }
 
 TEST_P(Wkv7Documents, TilesAreFoldedAtTheirEdges) {
-  for (const Case& c : kFewStarts) {
+  for (const DocumentsCase& c : kFewStarts) {
     for (const Ends& ends : {kAll, kNone}) {
       if (!ends.s_in && c.name != kFewStarts[0].name) continue;
       SCOPED_TRACE(c.name);

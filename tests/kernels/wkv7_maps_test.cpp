@@ -13,7 +13,7 @@ using namespace test;
 
 // Starts beside the edges of tiles of 32, in the middle of one, and two in one.
 constexpr int64_t kTokens = 150, kTile = 32;
-const std::vector<int64_t> kStarts = {31, 70, 75, 96, 129};
+const std::vector<int64_t> kDocumentStarts = {31, 70, 75, 96, 129};
 
 void expect_close(const Wkv7Results& got, const Wkv7Results& want, double limit,
                   const std::string& what) {
@@ -23,7 +23,7 @@ void expect_close(const Wkv7Results& got, const Wkv7Results& want, double limit,
 }
 
 TEST(Wkv7Maps, FoldedTilesAreTheRecurrence) {
-  for (const std::vector<int64_t>& starts : {std::vector<int64_t>{}, kStarts}) {
+  for (const std::vector<int64_t>& starts : {std::vector<int64_t>{}, kDocumentStarts}) {
     const Wkv7Case<double> run({2, kTokens, 2, 8}, starts);
     const auto plain = run.whole(reference_backend(), 0);
     for (const int64_t tile : {1, 20, 32, 75, 149, 150, 200}) {
@@ -74,7 +74,7 @@ void expect_pieces_equal(const Backend& ops, const std::vector<int64_t>& starts,
 
 TEST(Wkv7Maps, PiecesHaveTheBitsOfTheWhole) {
   for (const Backend* ops : tested_backends()) {
-    for (const std::vector<int64_t>& starts : {std::vector<int64_t>{}, kStarts}) {
+    for (const std::vector<int64_t>& starts : {std::vector<int64_t>{}, kDocumentStarts}) {
       expect_pieces_equal<float>(*ops, starts, {64});
       expect_pieces_equal<float>(*ops, starts, {32, 64, 96, 128});
       expect_pieces_equal<bf16>(*ops, starts, {32, 96});

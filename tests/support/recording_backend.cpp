@@ -68,7 +68,7 @@ constexpr Recording kRecording{
     },
 };
 
-Backend make_table() {
+Backend recording_table() {
   Backend t = cpu_backend();
   t.name = "recording cpu";
   t.memory = &memory();
@@ -85,7 +85,7 @@ RecordingCounts& recording_counts() {
 }
 
 const Backend& recording_backend() {
-  static const Backend table = make_table();
+  static const Backend table = recording_table();
   return table;
 }
 

@@ -1,5 +1,5 @@
-// Under sanitizers emulated kernels take some thirty times as long, parsers ten times: tests of many
-// cases run some of them there, and all of them in the release build.
+// Under sanitizers emulated kernels take some thirty times as long, parsers ten times: tests of
+// many cases run some of them there, and all of them in the release build.
 #pragma once
 
 namespace rwkv::test {

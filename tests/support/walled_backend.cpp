@@ -18,7 +18,7 @@ void wall(Backend& table, Kernel<Op> Backend::*) {
   table.*Member = inside<Member, Op>;
 }
 
-Backend make_table() {
+Backend walled_table() {
   Backend t = cpu_backend();
   t.name = "walled cpu";
   t.memory = &walled_memory();
@@ -29,7 +29,7 @@ Backend make_table() {
 }  // namespace
 
 const Backend& walled_backend() {
-  static const Backend table = make_table();
+  static const Backend table = walled_table();
   return table;
 }
 

@@ -13,20 +13,16 @@
 #include "core/base/error.h"
 #include "core/config/load.h"
 #include "core/config/yaml_tree.h"
+#include "tests/core/config/file_contents.h"
 #include "tests/support/sanitized.h"
 
 namespace rwkv {
 namespace {
 
+using namespace test;
 namespace fs = std::filesystem;
 
 const fs::path kCorpus = fs::path(RWKV_SOURCE_DIR) / "tests/core/config/corpus";
-
-std::string contents(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  EXPECT_TRUE(in.good()) << path;
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 // File name -> its line, which begins with the file name.
 std::map<std::string, std::string> expected_lines() {

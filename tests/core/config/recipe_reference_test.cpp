@@ -11,19 +11,15 @@
 #include "core/config/fields.h"
 #include "core/config/load.h"
 #include "core/config/value.h"
+#include "tests/core/config/file_contents.h"
 
 namespace rwkv {
 namespace {
 
+using namespace test;
 namespace fs = std::filesystem;
 
 const fs::path kSource = RWKV_SOURCE_DIR;
-
-std::string contents(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  EXPECT_TRUE(in.good()) << path;
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 TEST(RecipeReference, TheCommittedPageIsTheTables) {
   EXPECT_EQ(contents(kSource / "docs/recipe.md"), recipe_markdown());

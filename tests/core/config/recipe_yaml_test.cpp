@@ -11,7 +11,7 @@
 namespace rwkv {
 namespace {
 
-constexpr const char* kMinimal =
+constexpr const char* kLeastRecipe =
     "model: {layers: 2, width: 64}\ntrain: {context: 64, batch: 4, steps: 10}\n";
 
 void expect_equal(Recipe a, Recipe b) {
@@ -23,14 +23,14 @@ void expect_equal(Recipe a, Recipe b) {
 
 // Written into another folder, so that a path that is not absolute would change.
 void expect_round_trip(const std::vector<std::string>& overrides) {
-  const Recipe recipe = parse_recipe(kMinimal, "/some/where/r.yaml", overrides);
+  const Recipe recipe = parse_recipe(kLeastRecipe, "/some/where/r.yaml", overrides);
   const std::string text = to_yaml(recipe);
   expect_equal(parse_recipe(text, "/else/r.yaml", {}), recipe);
   EXPECT_EQ(to_yaml(parse_recipe(text, "/else/r.yaml", {})), text);
 }
 
 TEST(RecipeToYaml, HasEveryKeyOnce) {
-  const std::string text = to_yaml(parse_recipe(kMinimal, "r.yaml", {}));
+  const std::string text = to_yaml(parse_recipe(kLeastRecipe, "r.yaml", {}));
   const YamlNode root = parse_yaml(text, "r.yaml");
   for (const std::string& key : recipe_keys()) {
     const YamlNode* node = &root;
@@ -49,7 +49,7 @@ TEST(RecipeToYaml, HasEveryKeyOnce) {
 }
 
 TEST(RecipeToYaml, PrintsTheWordsForNotGiven) {
-  const std::string text = to_yaml(parse_recipe(kMinimal, "r.yaml", {}));
+  const std::string text = to_yaml(parse_recipe(kLeastRecipe, "r.yaml", {}));
   EXPECT_NE(text.find("\n  micro_batch: auto\n  steps: 10\n  tokens: none\n  stop_at: none\n"),
             std::string::npos)
       << text;

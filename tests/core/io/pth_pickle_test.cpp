@@ -15,12 +15,12 @@ namespace {
 
 using Place = PickleMaker::Place;
 
-std::string refusal(const PickleMaker& pickle) {
+std::string pickle_refusal(const PickleMaker& pickle) {
   return message_of<InputError>([&] { read_state_dict(pickle.bytes(), "file.pth"); });
 }
 
 void expect_refused(const PickleMaker& pickle, const std::string& why) {
-  const std::string message = refusal(pickle);
+  const std::string message = pickle_refusal(pickle);
   EXPECT_TRUE(message.starts_with("file.pth: ")) << message;
   EXPECT_TRUE(contains(message, why)) << message;
   EXPECT_FALSE(contains(message, "\n")) << message;
@@ -161,7 +161,7 @@ TEST(EvilPickle, DepthOfNestingIsNoRecursion) {
 TEST(EvilPickle, TheStackIsGuarded) {
   for (const char* code : {".", "R", "a", "s", "u", "e", "t", "\x85", "\x87", "q\1", "Q", "b", "(R",
                            "(a", "}(s", "](a.", "(.", "}}."}) {
-    EXPECT_NE(refusal(PickleMaker().raw(code)), "nothing was thrown") << code;
+    EXPECT_NE(pickle_refusal(PickleMaker().raw(code)), "nothing was thrown") << code;
   }
   expect_refused(PickleMaker().raw("h\5."), "never filled");
   expect_refused(PickleMaker().raw("}.."), "bytes follow");
@@ -258,7 +258,7 @@ TEST(EvilPickle, SharingAStorageDoesNotMultiplyMemory) {
 TEST(EvilPickle, AnyTruncationIsRefused) {
   const std::string whole = one_tensor({}).str();
   for (size_t n = 0; n < whole.size(); ++n) {
-    EXPECT_NE(refusal(PickleMaker(whole.substr(0, n))), "nothing was thrown") << n;
+    EXPECT_NE(pickle_refusal(PickleMaker(whole.substr(0, n))), "nothing was thrown") << n;
   }
 }
 
@@ -290,7 +290,7 @@ TEST(EvilPickle, AnyMutationEndsInAResultOrARefusal) {
       }
       if (bytes.empty()) bytes = "x";
     }
-    refused += refusal(PickleMaker(bytes)) != "nothing was thrown" ? 1 : 0;
+    refused += pickle_refusal(PickleMaker(bytes)) != "nothing was thrown" ? 1 : 0;
   }
   EXPECT_GT(refused, 10000);
   EXPECT_LT(refused, 20000);

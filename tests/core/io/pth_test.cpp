@@ -47,7 +47,7 @@ TensorMap parse(const std::string& file) {
   return parse_pth(std::as_bytes(std::span(file)), "file.pth");
 }
 
-std::string refusal(const std::string& file) {
+std::string file_refusal(const std::string& file) {
   return message_of<InputError>([&] { parse(file); });
 }
 
@@ -138,16 +138,16 @@ TEST_F(Pth, StorageAndEntryMustHaveTheSameSize) {
   EXPECT_EQ(parse(archive(one_tensor({}), {four})).at("x").values, std::vector<float>(4));
   for (int64_t declared : {int64_t{3}, int64_t{5}, int64_t{1} << 62, INT64_MAX}) {
     const Place place{"FloatStorage", "0", declared, 0, {3}, {1}};
-    EXPECT_TRUE(contains(refusal(archive(one_tensor(place), {four})), "'data/0' has 16 bytes"))
+    EXPECT_TRUE(contains(file_refusal(archive(one_tensor(place), {four})), "'data/0' has 16 bytes"))
         << declared;
   }
-  EXPECT_TRUE(contains(refusal(archive(one_tensor({}), {four + "x"})), "has 17 bytes"));
-  EXPECT_EQ(refusal(archive(one_tensor({}), {})), "file.pth: entry 'data/0' is missing");
+  EXPECT_TRUE(contains(file_refusal(archive(one_tensor({}), {four + "x"})), "has 17 bytes"));
+  EXPECT_EQ(file_refusal(archive(one_tensor({}), {})), "file.pth: entry 'data/0' is missing");
 }
 
 TEST_F(Pth, OnlyLittleEndianIsRead) {
   const std::string four = as_bytes(std::vector<float>(4));
-  EXPECT_TRUE(contains(refusal(archive(one_tensor({}), {four}, "big")), "byte order"));
+  EXPECT_TRUE(contains(file_refusal(archive(one_tensor({}), {four}, "big")), "byte order"));
 }
 
 TEST_F(Pth, OtherArchivesAndMissingFilesAreRefused) {
@@ -155,13 +155,13 @@ TEST_F(Pth, OtherArchivesAndMissingFilesAreRefused) {
   zip.add("hello.txt", {});
   zip.add("a/b/data.pkl", {});
   zip.finish();
-  EXPECT_EQ(refusal(read_file(in("other.zip"))),
+  EXPECT_EQ(file_refusal(read_file(in("other.zip"))),
             "file.pth: a zip archive, but not one of torch.save");
   StoredZipWriter two(in("two.zip"));
   two.add("a/data.pkl", {});
   two.add("b/data.pkl", {});
   two.finish();
-  EXPECT_TRUE(contains(refusal(read_file(in("two.zip"))), "more than one data.pkl"));
+  EXPECT_TRUE(contains(file_refusal(read_file(in("two.zip"))), "more than one data.pkl"));
   EXPECT_EQ(message_of<InputError>([&] { read_pth(in("no.pth")); }),
             in("no.pth") + ": no such file");
   replace_file(in("no.pth"), "");
@@ -188,7 +188,7 @@ TEST_F(Pth, AnyTruncationIsRefused) {
   write_pth(in("f.pth"), {tensor("a", {2, 2}, {1, 2, 3, 4})}, DType::kF32);
   const std::string whole = read_file(in("f.pth"));
   for (size_t n = 0; n < whole.size(); ++n) {
-    ASSERT_NE(refusal(whole.substr(0, n)), "nothing was thrown") << n;
+    ASSERT_NE(file_refusal(whole.substr(0, n)), "nothing was thrown") << n;
   }
 }
 
@@ -219,7 +219,7 @@ TEST_F(Pth, AnyMutationEndsInAResultOrARefusal) {
       }
       if (bytes.empty()) bytes = "x";
     }
-    refused += refusal(bytes) != "nothing was thrown" ? 1 : 0;
+    refused += file_refusal(bytes) != "nothing was thrown" ? 1 : 0;
   }
   EXPECT_GT(refused, 10000);
   EXPECT_LT(refused, 20000);

@@ -16,7 +16,7 @@ namespace {
 
 using namespace test;
 
-ModelConfig config(int64_t layers = 2) {
+ModelConfig odd_config(int64_t layers = 2) {
   ModelConfig model;
   model.layers = layers;
   model.width = 48;
@@ -75,14 +75,14 @@ void expect_same(const ModelConfig& a, const ModelConfig& b) {
 }
 
 TEST_F(WeightFileTest, ShapesGiveTheModel) {
-  const WeightFile file(write(tensors(config())));
+  const WeightFile file(write(tensors(odd_config())));
   EXPECT_EQ(file.checkpoint(), "");
-  expect_same(file.model({}), config());
-  expect_same(file.model(config()), config());
+  expect_same(file.model({}), odd_config());
+  expect_same(file.model(odd_config()), odd_config());
 }
 
 TEST_F(WeightFileTest, AFieldThatContradictsIsRefusedByName) {
-  const WeightFile file(write(tensors(config())));
+  const WeightFile file(write(tensors(odd_config())));
   const std::vector<std::pair<std::string, std::function<void(ModelConfig&)>>> fields = {
       {"model.layers is 3", [](ModelConfig& m) { m.layers = 3; }},
       {"model.width is 64", [](ModelConfig& m) { m.width = 64; }},
@@ -102,10 +102,10 @@ TEST_F(WeightFileTest, AFieldThatContradictsIsRefusedByName) {
 }
 
 TEST_F(WeightFileTest, LoadsEveryValue) {
-  const auto content = tensors(config());
+  const auto content = tensors(odd_config());
   const WeightFile file(write(content));
   for (Precision precision : {kSingle, kDouble}) {
-    ParamStore store(param_table(config()), precision, false);
+    ParamStore store(param_table(odd_config()), precision, false);
     file.load(store);
     for (size_t i = 0; i < store.size(); ++i) {
       const std::vector<double> got = doubles(store.master(i));
@@ -118,38 +118,38 @@ TEST_F(WeightFileTest, LoadsEveryValue) {
 }
 
 TEST_F(WeightFileTest, DimensionsOfOneDoNotMatter) {
-  auto content = tensors(config());
+  auto content = tensors(odd_config());
   named(content, "blocks.0.att.x_r").shape = {48};
   named(content, "ln_out.weight").shape = {1, 1, 48};
   const WeightFile file(write(content));
-  ParamStore store(param_table(config()), kSingle, false);
+  ParamStore store(param_table(odd_config()), kSingle, false);
   EXPECT_EQ(refusal([&] { file.load(store); }), "");
 }
 
 TEST_F(WeightFileTest, TheUnusedValueResidualOfTheFirstLayerIsLeftOut) {
-  auto content = tensors(config());
+  auto content = tensors(odd_config());
   content.push_back(tensor("blocks.0.att.v0", {1, 1, 48}));
   content.push_back(tensor("blocks.0.att.v1", {48, 5}));
   content.push_back(tensor("blocks.0.att.v2", {5, 48}));
   const WeightFile file(write(content));
-  expect_same(file.model({}), config());
-  ParamStore store(param_table(config()), kSingle, false);
+  expect_same(file.model({}), odd_config());
+  ParamStore store(param_table(odd_config()), kSingle, false);
   EXPECT_EQ(refusal([&] { file.load(store); }), "");
 }
 
 TEST_F(WeightFileTest, UnknownMissingAndWrongTensorsAreNamed) {
-  ParamStore store(param_table(config()), kSingle, false);
-  auto more = tensors(config());
+  ParamStore store(param_table(odd_config()), kSingle, false);
+  auto more = tensors(odd_config());
   more.push_back(tensor("blocks.0.att.extra", {2}));
   EXPECT_NE(refusal([&] { WeightFile(write(more)).load(store); }).find("blocks.0.att.extra"),
             std::string::npos);
-  auto fewer = tensors(config());
+  auto fewer = tensors(odd_config());
   fewer.erase(fewer.end() - 2);
   EXPECT_NE(refusal([&] {
               WeightFile(write(fewer)).load(store);
             }).find(fewer.back().name == "head.weight" ? "ln_out.bias" : "?"),
             std::string::npos);
-  auto wrong = tensors(config());
+  auto wrong = tensors(odd_config());
   named(wrong, "blocks.1.att.w2") = tensor("blocks.1.att.w2", {48, 3});  // transposed
   const std::string what = refusal([&] { WeightFile(write(wrong)).load(store); });
   for (const char* part : {"blocks.1.att.w2", "(48, 3)", "(3, 48)"}) {
@@ -161,7 +161,7 @@ TEST_F(WeightFileTest, OtherModelsAreRefused) {
   const WeightFile file(write({tensor("weight", {3, 4})}));
   EXPECT_NE(refusal([&] { file.model({}); }).find("not the weights of an RWKV-7 model"),
             std::string::npos);
-  auto flat = tensors(config());
+  auto flat = tensors(odd_config());
   named(flat, "blocks.0.att.w1") = tensor("blocks.0.att.w1", {48});
   const WeightFile odd(write(flat));
   EXPECT_NE(refusal([&] { odd.model({}); }).find("blocks.0.att.w1 is not a matrix"),
@@ -169,7 +169,7 @@ TEST_F(WeightFileTest, OtherModelsAreRefused) {
 }
 
 TEST_F(WeightFileTest, ASingleLayerNeedsNoValueRank) {
-  const WeightFile file(write(tensors(config(1))));
+  const WeightFile file(write(tensors(odd_config(1))));
   ModelConfig model = file.model({});
   EXPECT_EQ(model.layers, 1);
   EXPECT_GT(model.lora_rank.value, 0);
@@ -178,7 +178,7 @@ TEST_F(WeightFileTest, ASingleLayerNeedsNoValueRank) {
 }
 
 TEST_F(WeightFileTest, RunFoldersAndCheckpointsAreSources) {
-  ParamStore store(param_table(config()), kSingle, true);
+  ParamStore store(param_table(odd_config()), kSingle, true);
   const auto self = make_self();
   for (int64_t step : {2, 10}) {
     assign(store.master(0), normals("emb " + std::to_string(step), store.master(0).elements()));
@@ -188,8 +188,8 @@ TEST_F(WeightFileTest, RunFoldersAndCheckpointsAreSources) {
   }
   const WeightFile run(folder_.file("run"));
   EXPECT_EQ(run.checkpoint(), folder_.file("run/checkpoints/step-10"));
-  expect_same(run.model({}), config());
-  ParamStore back(param_table(config()), kSingle, false);
+  expect_same(run.model({}), odd_config());
+  ParamStore back(param_table(odd_config()), kSingle, false);
   run.load(back);
   EXPECT_EQ(back.hash(), store.hash());
   const WeightFile step(folder_.file("run/checkpoints/step-2"));

@@ -44,7 +44,7 @@ Contents contents_of(const std::string& archive) {
   return out;
 }
 
-std::string refusal(const std::string& archive) {
+std::string archive_refusal(const std::string& archive) {
   return message_of<InputError>([&] { contents_of(archive); });
 }
 
@@ -118,22 +118,23 @@ TEST_F(ForeignZip, StoredEntriesOfLibzipAreRead) {
 
 TEST_F(ForeignZip, CompressedAndEncryptedEntriesAreRefused) {
   make_foreign(in("b.zip"), {{"a/data.pkl", std::string(1000, 'x')}}, ZIP_CM_DEFLATE);
-  EXPECT_EQ(refusal(read_file(in("b.zip"))),
+  EXPECT_EQ(archive_refusal(read_file(in("b.zip"))),
             "f: entry 'a/data.pkl': compressed; only stored ones are read");
   make_foreign(in("c.zip"), example(), ZIP_CM_STORE, true);
-  EXPECT_TRUE(contains(refusal(read_file(in("c.zip"))), "encrypted"));
+  EXPECT_TRUE(contains(archive_refusal(read_file(in("c.zip"))), "encrypted"));
 }
 
 TEST_F(ForeignZip, NamesThatArePathsElsewhereAreRefused) {
   for (const char* name : {"../x", "a/../../x", "/etc/passwd", "a\\..\\x", "a/.."}) {
-    EXPECT_TRUE(contains(refusal(written({{name, "x"}})), "not a plain relative name")) << name;
+    EXPECT_TRUE(contains(archive_refusal(written({{name, "x"}})), "not a plain relative name"))
+        << name;
   }
 }
 
 TEST_F(ForeignZip, OtherFilesAreRefused) {
-  EXPECT_TRUE(contains(refusal(""), "not a zip archive"));
-  EXPECT_TRUE(contains(refusal("\x80\x02}."), "not a zip archive"));
-  EXPECT_TRUE(contains(refusal(std::string(200000, 'P')), "not a zip archive"));
+  EXPECT_TRUE(contains(archive_refusal(""), "not a zip archive"));
+  EXPECT_TRUE(contains(archive_refusal("\x80\x02}."), "not a zip archive"));
+  EXPECT_TRUE(contains(archive_refusal(std::string(200000, 'P')), "not a zip archive"));
 }
 
 // Replaces the nth occurrence (from 0) of `from`, same length.
@@ -146,12 +147,12 @@ std::string with(std::string archive, const std::string& from, const std::string
 
 TEST_F(ForeignZip, TheTwoHeadersOfAnEntryMustAgree) {
   const std::string archive = written({{"a/one", "1111"}, {"a/two", "2222"}});
-  EXPECT_TRUE(contains(refusal(with(archive, "a/one", "a/eno", 0)), "differ in the name"));
+  EXPECT_TRUE(contains(archive_refusal(with(archive, "a/one", "a/eno", 0)), "differ in the name"));
   const auto local = archive.find("PK\x03\x04"), central = archive.find("PK\x01\x02");
   auto changed = [&](size_t at, char c) {
     std::string out = archive;
     out[at] = c;
-    return refusal(out);
+    return archive_refusal(out);
   };
   EXPECT_TRUE(contains(changed(local + 8, 8), "differ in the method"));
   EXPECT_TRUE(contains(changed(local + 14, 1), "differ in the checksum"));
@@ -169,7 +170,7 @@ TEST_F(ForeignZip, OverlapsAndRepeatsAreRefused) {
   // Both directory entries point at the first file.
   std::string twice = archive;
   twice.replace(second, end - second, archive.substr(first, second - first));
-  EXPECT_TRUE(contains(refusal(twice), "there twice"));
+  EXPECT_TRUE(contains(archive_refusal(twice), "there twice"));
   // The first file reaches into the second: its size, and its checksum with it, are made to fit.
   std::string overlap = archive;
   const size_t begin = archive.find("1111");
@@ -179,11 +180,11 @@ TEST_F(ForeignZip, OverlapsAndRepeatsAreRefused) {
   for (size_t at : {size_t{18}, size_t{22}, first + 20, first + 24}) {
     std::memcpy(overlap.data() + at, &size, 4);
   }
-  EXPECT_TRUE(contains(refusal(overlap), "'a/one': overlaps")) << refusal(overlap);
+  EXPECT_TRUE(contains(archive_refusal(overlap), "'a/one': overlaps")) << archive_refusal(overlap);
 }
 
 TEST_F(ForeignZip, AFlippedBitOfTheDataIsNoticed) {
-  EXPECT_EQ(refusal(with(written({{"a/one", "1111"}}), "1111", "1110", 0)),
+  EXPECT_EQ(archive_refusal(with(written({{"a/one", "1111"}}), "1111", "1110", 0)),
             "f: entry 'a/one': damaged (its checksum does not match)");
 }
 
@@ -191,7 +192,7 @@ TEST_F(ForeignZip, AnyTruncationIsRefused) {
   for (uint64_t from : {uint64_t{0xffffffff}, uint64_t{0}}) {
     const std::string archive = written(example(), from);
     for (size_t n = 0; n < archive.size(); ++n) {
-      ASSERT_NE(refusal(archive.substr(0, n)), "nothing was thrown") << n;
+      ASSERT_NE(archive_refusal(archive.substr(0, n)), "nothing was thrown") << n;
     }
   }
 }

@@ -3,30 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 #include <sstream>
 
 #include "core/train/display_text.h"
 #include "core/train/sparkline.h"
+#include "tests/core/train/display_checks.h"
 
 namespace rwkv {
 namespace {
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-
-// Whether `text` holds `part`; shows both when it does not.
-::testing::AssertionResult has(const std::string& text, const std::string& part) {
-  const bool found = text.find(part) != std::string::npos;
-  auto result = found ? ::testing::AssertionSuccess() : ::testing::AssertionFailure();
-  return result << "\"" << part << "\" in \"" << text.substr(0, 2000) << "\"";
-}
-
-::testing::AssertionResult begins(const std::string& text, const std::string& part) {
-  auto result =
-      text.starts_with(part) ? ::testing::AssertionSuccess() : ::testing::AssertionFailure();
-  return result << "\"" << part << "\" at the beginning of \"" << text << "\"";
-}
+using namespace test;
 
 std::vector<std::string> lines_of(const std::string& text) {
   std::vector<std::string> lines;

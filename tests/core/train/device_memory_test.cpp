@@ -16,21 +16,21 @@ namespace {
 
 using namespace test;
 
-struct Outcome {
+struct WalledOutcome {
   std::vector<double> losses, norms;
   uint64_t hash = 0;
   double held_out = 0;
   std::string text;
 };
 
-Outcome run(const Recipe& recipe, int ranks, bool walled) {
-  Outcome outcome;
+WalledOutcome run(const Recipe& recipe, int ranks, bool walled) {
+  WalledOutcome outcome;
   std::mutex mutex;
   run_local(ranks, [&](Communicator& comm) {
     Machine machine = one_thread(recipe);
     if (walled) machine.ops = &walled_backend();
     Trainer trainer(recipe, machine, comm);
-    Outcome own;
+    WalledOutcome own;
     for (int64_t step = 0; step < 3; ++step) {
       StepRow row;
       trainer.train_step(step, row);
@@ -61,8 +61,8 @@ TEST_P(DeviceMemory, SameBitsAsOnTheHost) {
   std::vector<std::string> overrides = GetParam().overrides;
   overrides.insert(overrides.end(), {"eval.every=1", "eval.batches=1"});
   const Recipe recipe = small_recipe(overrides);
-  const Outcome want = run(recipe, GetParam().ranks, false);
-  const Outcome got = run(recipe, GetParam().ranks, true);
+  const WalledOutcome want = run(recipe, GetParam().ranks, false);
+  const WalledOutcome got = run(recipe, GetParam().ranks, true);
   EXPECT_EQ(got.losses, want.losses);
   EXPECT_EQ(got.norms, want.norms);
   EXPECT_EQ(got.hash, want.hash);

@@ -13,12 +13,12 @@ namespace {
 
 using namespace test;
 
-struct Outcome {
+struct TrainedBits {
   std::vector<double> losses, norms;
   uint64_t hash = 0;
   int64_t state_bytes = 0;  // planned for saved states
 
-  bool operator==(const Outcome&) const = default;
+  bool operator==(const TrainedBits&) const = default;
 };
 
 // Heads of 64, for which the recurrence runs in chunks in bf16.
@@ -38,12 +38,12 @@ Machine emulated(const Recipe& recipe, DType compute) {
   return machine;
 }
 
-Outcome train(const Recipe& recipe, const Machine& machine, int ranks, int64_t steps) {
-  Outcome out;
+TrainedBits train(const Recipe& recipe, const Machine& machine, int ranks, int64_t steps) {
+  TrainedBits out;
   std::mutex mutex;
   run_local(ranks, [&](Communicator& comm) {
     Trainer trainer(recipe, machine, comm);
-    Outcome own;
+    TrainedBits own;
     for (int64_t step = 0; step < steps; ++step) {
       StepRow row;
       trainer.train_step(step, row);
@@ -62,9 +62,9 @@ Outcome train(const Recipe& recipe, const Machine& machine, int ranks, int64_t s
 
 TEST(EmulatedTraining, LossesAreTheCpusInEveryType) {
   const Recipe recipe = recipe_with({"parallel.reduction=fast"});
-  const Outcome want = train(recipe, one_thread(recipe), 1, 2);
+  const TrainedBits want = train(recipe, one_thread(recipe), 1, 2);
   for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
-    const Outcome got = train(recipe, emulated(recipe, type), 1, 2);
+    const TrainedBits got = train(recipe, emulated(recipe, type), 1, 2);
     for (size_t i = 0; i < want.losses.size(); ++i) {
       const double limit = type == DType::kF32 ? 1e-5 : 1e-2;
       EXPECT_NEAR(got.losses[i], want.losses[i], limit) << name_of(type) << " step " << i;
@@ -78,7 +78,7 @@ TEST(EmulatedTraining, ExactHasTheSameBitsOnEveryLayout) {
   const std::vector<std::string> exact = {"parallel.reduction=exact", "parallel.leaf=16",
                                           "parallel.tile=16"};
   const DType type = DType::kBF16;
-  Outcome want;
+  TrainedBits want;
   for (const auto& [ranks, more] : std::vector<std::pair<int, std::vector<std::string>>>{
            {1, {"train.micro_batch=2"}},
            {1, {"train.micro_batch=1", "train.chunk=16"}},
@@ -88,7 +88,7 @@ TEST(EmulatedTraining, ExactHasTheSameBitsOnEveryLayout) {
     std::vector<std::string> all = exact;
     all.insert(all.end(), more.begin(), more.end());
     const Recipe recipe = recipe_with(all);
-    Outcome got = train(recipe, emulated(recipe, type), ranks, 2);
+    TrainedBits got = train(recipe, emulated(recipe, type), ranks, 2);
     got.state_bytes = 0;  // a matter of the layout
     if (want.losses.empty()) want = got;
     EXPECT_EQ(got.losses, want.losses) << name_of(type) << " " << more.back();
@@ -99,8 +99,8 @@ TEST(EmulatedTraining, ExactHasTheSameBitsOnEveryLayout) {
 
 TEST(EmulatedTraining, StatesArePlannedAsTheyAreSaved) {
   const Recipe recipe = recipe_with({"parallel.reduction=fast"});
-  const Outcome wide = train(recipe, emulated(recipe, DType::kF32), 1, 0);
-  const Outcome narrow = train(recipe, emulated(recipe, DType::kBF16), 1, 0);
+  const TrainedBits wide = train(recipe, emulated(recipe, DType::kF32), 1, 0);
+  const TrainedBits narrow = train(recipe, emulated(recipe, DType::kBF16), 1, 0);
   EXPECT_GT(wide.state_bytes, 0);
   EXPECT_EQ(narrow.state_bytes * 2, wide.state_bytes);
   // Tokens that are run twice: token by token, on states in float.

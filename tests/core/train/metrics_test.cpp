@@ -13,26 +13,14 @@
 #include "core/base/error.h"
 #include "core/base/posix_file.h"
 #include "core/base/rng.h"
+#include "tests/core/train/display_checks.h"
 
 namespace rwkv {
 namespace {
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+using namespace test;
+
 constexpr const char* kHeader = R"({"run":"base","machine":"laptop","numerics":"cpu-1"})";
-
-// Whether `text` holds `part`; shows both when it does not.
-::testing::AssertionResult has(const std::string& text, const std::string& part) {
-  const bool found = text.find(part) != std::string::npos;
-  auto result = found ? ::testing::AssertionSuccess() : ::testing::AssertionFailure();
-  return result << "\"" << part << "\" in \"" << text.substr(0, 2000) << "\"";
-}
-
-::testing::AssertionResult begins(const std::string& text, const std::string& part) {
-  auto result =
-      text.starts_with(part) ? ::testing::AssertionSuccess() : ::testing::AssertionFailure();
-  return result << "\"" << part << "\" at the beginning of \"" << text << "\"";
-}
 
 class Metrics : public ::testing::Test {
  protected:

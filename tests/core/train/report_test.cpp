@@ -7,25 +7,17 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 
 #include "core/base/error.h"
 #include "core/base/posix_file.h"
 #include "core/base/rng.h"
 #include "core/train/plot.h"
+#include "tests/core/train/display_checks.h"
 
 namespace rwkv {
 namespace {
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-
-// Whether `text` holds `part`; shows both when it does not.
-::testing::AssertionResult has(const std::string& text, const std::string& part) {
-  const bool found = text.find(part) != std::string::npos;
-  auto result = found ? ::testing::AssertionSuccess() : ::testing::AssertionFailure();
-  return result << "\"" << part << "\" in \"" << text.substr(0, 2000) << "\"";
-}
+using namespace test;
 
 // What is wrong with `page` as XML, or an empty text: tags balanced, attributes quoted, references
 // known, no control characters.

@@ -16,12 +16,6 @@
 #include "tests/parallel/nccl/fake_cuda.h"
 
 namespace rwkv::fake {
-namespace {
-
-std::mutex world_mutex;
-std::condition_variable changed;
-std::atomic<Mood> mood{Mood::kWell};
-std::vector<std::string> ends;
 
 struct Part {
   const std::byte* from;
@@ -42,7 +36,6 @@ struct Group {
   std::map<std::pair<int, int>, std::deque<std::shared_ptr<Message>>> mail;
 };
 
-}  // namespace
 }  // namespace rwkv::fake
 
 struct ncclComm {
@@ -58,6 +51,10 @@ struct ncclComm {
 namespace rwkv::fake {
 namespace {
 
+std::mutex world_mutex;
+std::condition_variable changed;
+std::atomic<Mood> mood{Mood::kWell};
+std::vector<std::string> ends;
 std::map<std::string, std::shared_ptr<Group>> groups;
 std::atomic<int> ids{0};
 

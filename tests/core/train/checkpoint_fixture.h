@@ -14,7 +14,7 @@ namespace rwkv {
 
 namespace fs = std::filesystem;
 
-inline constexpr Precision kSingle{DType::kF32, DType::kF32};
+inline constexpr Precision kCheckpointPrecision{DType::kF32, DType::kF32};
 
 inline std::string recipe_text(const std::string& run) {
   return "run: {dir: " + run + R"(}
@@ -30,7 +30,7 @@ inline Recipe recipe_of(const std::string& run) {
 }
 
 inline ParamStore make_store(const Recipe& recipe) {
-  return {param_table(resolve_model(recipe.model, 64)), kSingle, true};
+  return {param_table(resolve_model(recipe.model, 64)), kCheckpointPrecision, true};
 }
 
 inline void fill(ParamStore& store, double value) {

@@ -8,7 +8,7 @@
 #include "core/base/rng.h"
 #include "core/io/checkpoint_index.h"
 #include "parallel/agree.h"
-#include "tests/core/io/checkpoint_fixture.h"
+#include "tests/core/train/checkpoint_fixture.h"
 
 namespace rwkv {
 namespace {

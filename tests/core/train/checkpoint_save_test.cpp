@@ -8,7 +8,7 @@
 
 #include "core/base/posix_file.h"
 #include "parallel/agree.h"
-#include "tests/core/io/checkpoint_fixture.h"
+#include "tests/core/train/checkpoint_fixture.h"
 #include "tests/support/small_disk.h"
 
 namespace rwkv {
