@@ -1,4 +1,4 @@
-# Every package the project is made of, found here and nowhere else. The table at the end of the
+# Every package the program is made of, found here and nowhere else. The table at the end of the
 # configuration says what was found and what adds the rest (docs/dependencies.md: why each is there).
 
 set(RWKV_COMPONENTS "" CACHE INTERNAL "")

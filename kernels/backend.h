@@ -1,6 +1,6 @@
-// A backend is a table of ops. The table is the seam: reference and cpu now, a library opened at
-// run time later. Every op runs on the stream it is given; views live where the backend's device
-// is.
+// A backend is a table of ops. The table is the seam: reference, cpu, and cuda from a library that
+// is opened at run time. Every op runs on the stream it is given; views live where the backend's
+// device is.
 #pragma once
 
 #include <string>
@@ -29,7 +29,7 @@ template <class Op>
 using Kernel = void (*)(const Stream&, const Op&);
 
 struct Backend {
-  std::string_view name;  // reference | cpu
+  std::string_view name;  // reference | cpu | cuda
   std::string_view isa;   // what it was compiled for: generic | avx2 | avx512
   std::string build;      // compiler and libraries that its bits depend on
   bool bf16 = false;  // computes in bf16 (else the caller falls back to fp16 or f32, and says so)

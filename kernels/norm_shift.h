@@ -14,7 +14,7 @@ struct NormShiftForward {
 };
 
 // norm.dout is shift.du, which may be left without a meaning. Where a backend does not read the
-// norm's output (Backend::norm_backward_reads_out), shift.u is not asked for.
+// norm's output (Backend::norm_backward_reads_out), of shift.u the shape alone is asked for.
 struct NormShiftBackward {
   LayerNormBackward norm;
   TokenShiftBackward shift;

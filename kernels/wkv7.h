@@ -78,7 +78,7 @@ struct Wkv7Forward {
   ConstTensor s_in;            // (B, H, N, N) acc; empty: zero
   ConstTensor m = {}, b = {};  // empty: the recurrence runs through
   Tensor y;                    // (B, T, H, N)
-  Tensor s_out;                // (B, H, N, N) acc; may be s_in; empty: not wanted
+  Tensor s_out;                // (B, H, N, N) acc; empty: not wanted
   Tensor s_saved;  // (B, H, wkv7_saved_states(T, tile), N, wkv7_state_stride(N)) acc, or bf16
                    // (Backend::saves_bf16_states), layout of the backend's own choice; empty: no
                    // backward will follow

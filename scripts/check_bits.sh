@@ -12,8 +12,8 @@ failed=0 compared=0
 # keys NAME: the model's part of the command line.
 keys() {
   case $1 in
-    small) echo model.layers=2 model.width=64 model.head_size=32 train.context=96 train.steps=6 parallel.leaf=32 parallel.tile=16 ;;
-    wide) echo model.layers=2 model.width=768 model.head_size=64 train.context=48 train.steps=3 parallel.leaf=32 parallel.tile=16 ;;
+    small) echo model.layers=2 model.width=64 model.head_size=32 train.context=90 train.steps=6 parallel.leaf=32 parallel.tile=16 ;;
+    wide) echo model.layers=2 model.width=768 model.head_size=64 train.context=44 train.steps=3 parallel.leaf=32 parallel.tile=16 ;;
   esac
 }
 

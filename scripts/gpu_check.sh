@@ -67,20 +67,35 @@ checks() {
   fi
 }
 
+# steps LAYERS WIDTH BATCH:RECOMPUTE...: training steps in the first of these settings that the device has room for,
+# and of the official model with as many tokens. 4096 tokens a sequence; the first settings' heads fill an H100 or
+# H200, of which a multiprocessor takes two heads at a time in the recurrence.
+steps() {
+  local layers=$1 width=$2 setting bandwidth=3350
+  shift 2
+  if nvidia-smi --query-gpu=name --format=csv,noheader | grep -q H200; then bandwidth=4800; fi
+  for setting in "$@"; do
+    echo "-- $layers x $width, ${setting%:*} sequences, recompute ${setting#*:}"
+    "$bench/train_step" layers="$layers" width="$width" batch="${setting%:*}" recompute="${setting#*:}" \
+      bandwidth=$bandwidth || continue
+    [[ -n ${OFFICIAL:-} ]] || return 0
+    python3 "$root/bench/official_step.py" "$OFFICIAL" --head_chunk 0 --layers "$layers" --width "$width" \
+      --batch "${setting%:*}" || echo "the official model did not run"
+    return 0
+  done
+  return 1
+}
+
 benchmarks() {
   check "products, norms and the recurrence" "$bench/gpu_ops" cuda
   check "products by measured algorithms" "$bench/gpu_ops" cuda measured
-  for size in "12 768 16" "24 1024 8" "24 2048 4" "32 2560 1"; do
-    read -r layers width batch <<<"$size"
-    check "steps of $layers x $width" "$bench/train_step" layers="$layers" width="$width" batch="$batch"
-    if [[ -n ${OFFICIAL:-} ]]; then
-      python3 "$root/bench/official_step.py" "$OFFICIAL" --head_chunk 0 --layers "$layers" \
-        --width "$width" --batch "$batch" || echo "the official model did not run"
-    fi
-  done
+  check "steps of 12 x 768" steps 12 768 22:none 16:none 16:norms 4:norms
+  check "steps of 24 x 1024" steps 24 1024 16:none 8:none 8:norms 4:norms
+  check "steps of 24 x 2048" steps 24 2048 8:none 4:none 4:norms 2:norms
+  check "steps of 32 x 2560" steps 32 2560 4:none 2:none 1:none 1:norms
   if [[ -n ${OFFICIAL:-} ]]; then
     check "losses beside the official model's" python3 "$root/bench/official_losses.py" "$OFFICIAL" "$program"
-    python3 "$root/bench/peer_recurrence.py" "$OFFICIAL" || echo "no peer of the recurrence ran"
+    timeout 300 python3 "$root/bench/peer_recurrence.py" "$OFFICIAL" || echo "no peer of the recurrence ran"
   fi
 }
 

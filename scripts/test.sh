@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Builds and tests; the last line counts over everything that ran, and the code is 0 when nothing
 # failed.
-#   scripts/test.sh           quick: release build and its tests, the parsers and the reference
-#                             kernels under address and undefined-behaviour sanitizers, the
-#                             communicator of threads under the thread sanitizer
-#   scripts/test.sh --full    all tests in every build, layout of the sources, clang-tidy, and the
-#                             long checks scripts/check_*.sh
+#   scripts/test.sh           quick: release build and all but its long tests, registers of the CUDA
+#                             kernels where nvcc is, the parsers and the kernels under address and
+#                             undefined-behaviour sanitizers, ranks that are threads and emulated
+#                             CUDA kernels under the thread sanitizer
+#   scripts/test.sh --full    also the long tests, all of them under the address sanitizer, layout
+#                             of the sources, clang-tidy, and the long checks scripts/check_*.sh
 # A failed build, and each check that is not a ctest, counts as one. JOBS=N: N at a time. UNITY=ON: the
 # sources of a target are compiled as one, which takes half the time where all has to be built.
 set -euo pipefail
@@ -15,7 +16,7 @@ full=false
 case ${1:-} in
   '') ;;
   --full) full=true ;;
-  -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
   *) fail "unknown option '$1' (allowed: --full)" ;;
 esac
 

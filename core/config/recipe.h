@@ -1,5 +1,5 @@
 // The recipe: plain structs. Defaults, ranges and documentation of every key stand once, in
-// fields.cpp; load_recipe() in load.h is the only way from a file to a Recipe.
+// fields_*.cpp; load_recipe() in load.h is the only way from a file to a Recipe.
 #pragma once
 
 #include <cstdint>

@@ -32,7 +32,7 @@ struct Rwkv7Block::Activations final : Saved {
   Tensor iclr_out, residual_out;        // (R, C)
   Tensor x_mid;                         // (B, T, C) after time mix
   Tensor squared;                       // (R, F) channel mix, after the activation
-  Tensor states;                        // (B, H, chunks, N, stride) acc
+  Tensor states;                        // (B, H, chunks, N, stride) acc, or bf16
   Tensor tile_maps;                     // (tiles, B, H, N, stride) acc: M; empty: none needed
   LowRank decay, iclr, residual, gate;
   // Kept, or scratch that backward fills again: then channel mix shares its mix with time mix.

@@ -37,19 +37,19 @@ void by_pairs(int64_t width, const Stream& stream, const Op& op) {
 // the norm's output: dy, and dy times the normalised row. In parts, one a warp: (rows, parts).
 struct RowSums {
   Floats2* partial;
-  int64_t parts;
+  int64_t parts, first;  // first: the row that `partial` begins with
 
   RWKV_DEVICE void put(int64_t row, int64_t part, float dy, float dy_n) const {
     dy = warp_sum(dy);
     dy_n = warp_sum(dy_n);
-    if (thread_index() % kWarp == 0) partial[row * parts + part] = {{dy, dy_n}};
+    if (thread_index() % kWarp == 0) partial[(row - first) * parts + part] = {{dy, dy_n}};
   }
   // On all threads of a warp.
   RWKV_DEVICE Floats2 of_row(int64_t row) const {
     Floats2 sum{{0, 0}};
     for (int64_t i = thread_index() % kWarp; i < parts; i += kWarp) {
-      sum.x[0] += partial[row * parts + i].x[0];
-      sum.x[1] += partial[row * parts + i].x[1];
+      sum.x[0] += partial[(row - first) * parts + i].x[0];
+      sum.x[1] += partial[(row - first) * parts + i].x[1];
     }
     return {{warp_sum(sum.x[0]), warp_sum(sum.x[1])}};
   }
@@ -219,7 +219,7 @@ struct NormBackSums {
   }
 };
 
-// A block a row.
+// A block a row, from the one on that the sums begin with.
 template <class T, int K>
 struct NormBackRows {
   const T *x, *dout, *residual;
@@ -229,7 +229,7 @@ struct NormBackRows {
   int64_t width;
 
   RWKV_DEVICE void operator()() const {
-    const int64_t r = block_index(), step = device::thread_count() * K;
+    const int64_t r = row_sums.first + block_index(), step = device::thread_count() * K;
     const Floats2 sums = row_sums.of_row(r);
     const float mu = mean[r], scale = rstd[r], inverse = 1.0f / static_cast<float>(width);
     const float mean_dy = sums.x[0] * inverse, mean_dy_n = sums.x[1] * inverse;
@@ -250,14 +250,15 @@ struct NormBackRows {
 struct NormBackRowsOf {
   const LayerNormBackward& norm;
   RowSums row_sums;
+  int64_t rows;
 };
 template <class T, int K>
 struct RunNormBackRows {
   static void run(const Stream& stream, const NormBackRowsOf& op) {
-    const int64_t width = op.norm.weight.elements(), rows = op.norm.x.elements() / width;
+    const int64_t width = op.norm.weight.elements();
     const int64_t threads = (width / K + kWarp - 1) / kWarp * kWarp;
     device::launch(
-        stream, {rows, static_cast<int>(threads < 512 ? threads : 512), 0},
+        stream, {op.rows, static_cast<int>(threads < 512 ? threads : 512), 0},
         NormBackRows<T, K>{in<T>(op.norm.x), in<T>(op.norm.dout), in<T>(op.norm.residual),
                            in<float>(op.norm.weight), in<float>(op.norm.mean),
                            in<float>(op.norm.rstd), op.row_sums, out<T>(op.norm.dx), width});
@@ -265,14 +266,14 @@ struct RunNormBackRows {
 };
 
 template <class T, int K, int kMixes>
-void norm_shift_back(const Stream& stream, const NormShiftBackward& op) {
+void norm_shift_back(const Stream& stream, const NormShiftBackward& op, const Slabs& slabs) {
   constexpr int kSums = kMixes + 2;
   const LayerNormBackward& norm = op.norm;
-  const int64_t width = norm.weight.elements(), rows = norm.x.elements() / width;
-  const Slabs slabs(norm.leaves, rows);
-  const int64_t parts = ColumnLane<K>::parts(width);
-  const SlabSums sums(stream, slabs, width, kSums, rows * parts * int64_t{sizeof(Floats2)});
-  const RowSums row_sums{reinterpret_cast<Floats2*>(sums.behind(kSums)), parts};
+  const int64_t width = norm.weight.elements(), parts = ColumnLane<K>::parts(width);
+  const RowRange rows = slabs.all_rows();
+  const SlabSums sums(stream, slabs, width, kSums,
+                      (rows.end - rows.begin) * parts * int64_t{sizeof(Floats2)});
+  const RowSums row_sums{reinterpret_cast<Floats2*>(sums.behind(kSums)), parts, rows.begin};
   NormBackSums<T, K, kMixes> kernel{in<T>(norm.x),
                                     in<float>(norm.weight),
                                     in<float>(norm.bias),
@@ -293,7 +294,8 @@ void norm_shift_back(const Stream& stream, const NormShiftBackward& op) {
     kernel.gradients = MixGradients<T>(op.shift);
   }
   device::launch(stream, {ColumnLane<K>::blocks(slabs.count(), width), kThreads, 0}, kernel);
-  by_octets<RunNormBackRows, T>(width, stream, NormBackRowsOf{norm, row_sums});
+  by_octets<RunNormBackRows, T>(width, stream,
+                                NormBackRowsOf{norm, row_sums, rows.end - rows.begin});
   PartialSum to[kSums];
   for (int m = 0; m < kMixes; ++m) to[m] = PartialSum(op.shift.dmix[static_cast<size_t>(m)]);
   to[kMixes] = PartialSum(norm.dweight);
@@ -303,10 +305,20 @@ void norm_shift_back(const Stream& stream, const NormShiftBackward& op) {
 template <class T, int K>
 struct RunNormBack {
   static void run(const Stream& stream, const NormShiftBackward& op) {
-    if (op.shift.mixes == 0) return norm_shift_back<T, K, 0>(stream, op);
-    if (op.shift.mixes == 1) return norm_shift_back<T, K, 1>(stream, op);
-    if (op.shift.mixes == kMaxMixes) return norm_shift_back<T, K, kMaxMixes>(stream, op);
+    if (op.shift.mixes == 0) return of_mixes<0>(stream, op);
+    if (op.shift.mixes == 1) return of_mixes<1>(stream, op);
+    if (op.shift.mixes == kMaxMixes) return of_mixes<kMaxMixes>(stream, op);
     throw Error("internal: the CUDA kernels shift for 1 or 6 mixes");
+  }
+
+ private:
+  template <int kMixes>
+  static void of_mixes(const Stream& stream, const NormShiftBackward& op) {
+    const int64_t width = op.norm.weight.elements();
+    const Slabs all(op.norm.leaves, op.norm.x.elements() / width);
+    const int64_t of_rows = all.size * ColumnLane<K>::parts(width) * int64_t{sizeof(Floats2)};
+    by_room(stream, all, SlabSums::bytes_a_slab(width, kMixes + 2) + of_rows,
+            [&](const Slabs& slabs) { norm_shift_back<T, K, kMixes>(stream, op, slabs); });
   }
 };
 template <class T>

@@ -35,6 +35,7 @@ struct BlockSums {
 // the width alone. kMixes: of the shift; 0: none follows.
 template <class T, int K, int kMixes>
 struct NormShiftKernel {
+  static constexpr int kMostThreads = K == 4 ? 768 : K == 8 && kMixes > 0 ? 512 : 1024;
   static constexpr int kRows = kMixes == 0 ? 4 : 16;  // of a block
   static constexpr int kKept = kMixes == 0 ? 1 : kMixes;
 
@@ -184,14 +185,15 @@ struct LayerNormForwardOp {
     by_octets<RunNorm, T>(op.weight.elements(), stream, op);
   }
 };
-// A row that is wider needs more registers for its mixes than there are; from the other width on, a
-// block whose threads have eight channels needs so many that it is alone on a multiprocessor.
-inline constexpr int64_t kWidestFused = 4096, kWidestOctets = 2048;
+// A row that is wider needs more registers for its mixes than there are; above kWideOctets a block
+// whose threads have eight channels needs so many that it is alone on a multiprocessor, and above
+// kWidestQuads one whose threads have four does too.
+inline constexpr int64_t kWidestFused = 4096, kWideOctets = 2048, kWidestQuads = 3072;
 template <class T>
 struct NormShiftForwardOp {
   static void run(const Stream& stream, const NormShiftForward& op) {
     const int64_t width = op.norm.weight.elements();
-    if (width % 8 == 0 && width > kWidestOctets && width <= kWidestFused) {
+    if (width % 8 == 0 && width > kWideOctets && width <= kWidestQuads) {
       return RunNorm<T, 4>::run(stream, op);
     }
     if (width <= kWidestFused) return by_octets<RunNorm, T>(width, stream, op);

@@ -125,7 +125,15 @@ struct RunTimeMixInBack {
   static void run(const Stream& stream, const TimeMixInBackward& op) {
     using Kernel = TimeMixInBack<T, K, L>;
     const int64_t width = op.a0.elements();
-    const Slabs slabs(op.leaves, op.key.elements() / width);
+    const Slabs all(op.leaves, op.key.elements() / width);
+    by_room(stream, all, SlabSums::bytes_a_slab(width, Kernel::kSums),
+            [&](const Slabs& slabs) { run(stream, op, slabs); });
+  }
+
+ private:
+  static void run(const Stream& stream, const TimeMixInBackward& op, const Slabs& slabs) {
+    using Kernel = TimeMixInBack<T, K, L>;
+    const int64_t width = op.a0.elements();
     const SlabSums sums(stream, slabs, width, Kernel::kSums);
     device::launch(stream,
                    {HeadLane<K, L>::blocks(slabs.count(), width, op.head_size), kThreads, 0},
@@ -265,7 +273,15 @@ struct RunTimeMixOutBack {
   static void run(const Stream& stream, const TimeMixOutBackward& op) {
     using Kernel = TimeMixOutBack<T, K, L>;
     const int64_t width = op.ln_weight.elements();
-    const Slabs slabs(op.leaves, op.y.elements() / width);
+    const Slabs all(op.leaves, op.y.elements() / width);
+    by_room(stream, all, SlabSums::bytes_a_slab(width, Kernel::kSums),
+            [&](const Slabs& slabs) { run(stream, op, slabs); });
+  }
+
+ private:
+  static void run(const Stream& stream, const TimeMixOutBackward& op, const Slabs& slabs) {
+    using Kernel = TimeMixOutBack<T, K, L>;
+    const int64_t width = op.ln_weight.elements();
     const SlabSums sums(stream, slabs, width, Kernel::kSums);
     device::launch(stream,
                    {HeadLane<K, L>::blocks(slabs.count(), width, op.head_size), kThreads, 0},

@@ -21,9 +21,10 @@ struct Slabs {
 
   int64_t rows, tokens, leaf, first;  // leaf: 0: all rows are one
   int64_t a_sequence, first_leaf;     // leaves of a sequence; the number of row 0's leaf in its own
-  int64_t leaves, size, a_leaf;       // leaves of the pass; rows of a slab; slabs of a leaf
+  int64_t leaves, size, a_leaf;       // leaves; rows of a slab; slabs of a leaf
+  int64_t skipped = 0;                // slabs before these; leaves and a_leaf are of what is here
 
-  Slabs(const Leaves& of, int64_t all)
+  constexpr Slabs(const Leaves& of, int64_t all)
       : rows(all), tokens(of.tokens), leaf(of.leaf), first(of.first) {
     size = kLeafSlab;
     if (leaf == 0) {
@@ -41,8 +42,17 @@ struct Slabs {
   }
 
   int64_t count() const { return leaves * a_leaf; }
-  // Empty for the missing slabs of a short leaf.
-  RWKV_DEVICE RowRange of_slab(int64_t slab) const {
+  // `some` slabs from `begin` on; under leaves whole ones.
+  Slabs part(int64_t begin, int64_t some) const {
+    Slabs of = *this;
+    of.skipped = skipped + begin;
+    (leaf == 0 ? of.a_leaf : of.leaves) = leaf == 0 ? some : some / a_leaf;
+    return of;
+  }
+  RowRange all_rows() const { return {of_slab(0).begin, of_slab(count() - 1).end}; }
+  // Empty for the missing slabs of a short leaf. On the host and on the device.
+  constexpr RowRange of_slab(int64_t slab) const {
+    slab += skipped;
     int64_t begin = 0, end = rows;
     if (leaf != 0) {
       const int64_t number = slab / a_leaf + first_leaf;
@@ -52,11 +62,23 @@ struct Slabs {
       end = leaf_end < sequence_end ? leaf_end : sequence_end;
       if (end > rows) end = rows;
     }
-    begin += slab % a_leaf * size;
+    begin += (leaf == 0 ? slab : slab % a_leaf) * size;
     if (begin > end) begin = end;
     return {begin, begin + size < end ? begin + size : end};
   }
 };
+
+// Calls run(slabs) for as many slabs at a time as the stream has scratch for.
+template <class Run>
+void by_room(const Stream& stream, const Slabs& all, int64_t bytes_a_slab, const Run& run) {
+  const int64_t unit = all.leaf == 0 ? 1 : all.a_leaf;
+  const int64_t units = device::room(stream) / (unit * bytes_a_slab + 8);
+  const int64_t step = (units < 1 ? 1 : units) * unit;
+  for (int64_t begin = 0; begin < all.count(); begin += step) {
+    const int64_t left = all.count() - begin;
+    run(all.part(begin, left < step ? left : step));
+  }
+}
 
 // Leaves one after the other, for a kernel whose threads take all rows.
 struct LeafRows {
@@ -126,6 +148,7 @@ struct SlabSums {
     partial = reinterpret_cast<float*>(device::scratch(stream, bytes));
   }
   float* behind(int sums) const { return partial + (sums * slabs * width + 1) / 2 * 2; }
+  static int64_t bytes_a_slab(int64_t columns, int sums) { return sums * columns * 4; }
   // A thread's: of K columns from `column`.
   template <int kSums, int K>
   RWKV_DEVICE void put(int64_t slab, int64_t column, const float (&sum)[kSums][K]) const {

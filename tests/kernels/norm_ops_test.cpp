@@ -135,6 +135,26 @@ TEST_P(NormOps, NormAndShift) {
   }
 }
 
+// On a GPU the number of channels of a thread goes by the width, and the widest are not fused.
+TEST_P(NormOps, WideRows) {
+  for (const int64_t width : {2056, 3072, 3080, 4096, 4104}) {
+    const Shape sequence{1, 2, width};
+    TwoBackends b = bench();
+    b.input("x", sequence, 3);
+    for (const char* name : {"weight", "bias"}) b.acc_input(name, {width});
+    add_shift(b, kMaxMixes, sequence);
+    b.output("u", sequence);
+    for (const char* name : {"mean", "rstd"}) b.acc_output(name, {2});
+    b.run<NormShiftForward>(&Backend::norm_shift_forward, [](const auto& t) {
+      NormShiftForward op{{t("x"), t("weight"), t("bias"), 1e-5, t("u"), t("mean"), t("rstd")},
+                          {.u = t("u"), .halo = {}, .mix = {}, .out = {}}};
+      set_mixes(op.shift, kMaxMixes, t);
+      return op;
+    });
+    b.expect_close(tolerance::kFloat, tolerance::kBf16Output);
+  }
+}
+
 TEST_P(NormOps, AdamWAndSums) {
   TwoBackends b = bench();
   // More tensors than a launch takes, of lengths with and without rests; in bf16 some have a copy.

@@ -97,8 +97,17 @@ concept Bounded = requires {
   Kernel::kBlockThreads;
   Kernel::kBlocksPerSm;
 };
+// One whose blocks may have more than 256 threads says how many at most.
+template <class Kernel>
+concept Limited = !Bounded<Kernel> && requires {
+  Kernel::kMostThreads;
+};
 template <class Kernel>
 __global__ void run(const Kernel kernel) {
+  kernel();
+}
+template <Limited Kernel>
+__global__ void __launch_bounds__(Kernel::kMostThreads) run(const Kernel kernel) {
   kernel();
 }
 template <Bounded Kernel>
@@ -107,20 +116,22 @@ __global__ void __launch_bounds__(Kernel::kBlockThreads, Kernel::kBlocksPerSm)
   kernel();
 }
 
+// All that there is, whatever this launch takes: another may take more.
 template <class Kernel>
-void ask_for_shared_memory(int64_t bytes) {
+void ask_for_shared_memory() {
   void (*const entry)(Kernel) = run<Kernel>;
   const auto set = [&](cudaFuncAttribute what, int value) {
     check(cudaFuncSetAttribute(entry, what, value), "shared memory");
   };
-  set(cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  set(cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(block_shared_bytes()));
   set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
 }
 
 template <class Kernel>
 void launch(const Stream& stream, const LaunchShape& shape, const Kernel& kernel) {
   if (shape.blocks == 0) return;
-  if constexpr (Bounded<Kernel>) ask_for_shared_memory<Kernel>(shape.shared_bytes);
+  require(shape.blocks <= INT32_MAX, "a launch has fewer than 2^31 blocks");
+  if constexpr (Bounded<Kernel>) ask_for_shared_memory<Kernel>();
   run<Kernel>
       <<<static_cast<unsigned>(shape.blocks), static_cast<unsigned>(shape.threads),
          static_cast<size_t>(shape.shared_bytes), static_cast<cudaStream_t>(stream.native)>>>(

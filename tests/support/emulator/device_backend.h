@@ -39,7 +39,7 @@ inline float from_fp16(uint16_t bits) {
   x.bits = bits;
   return static_cast<float>(x);
 }
-inline int64_t room(const Stream&) { return int64_t{64} << 20; }
+int64_t room(const Stream&);
 int64_t multiprocessors();
 int64_t block_shared_bytes();
 inline constexpr bool kMuchSharedMemory = true, kThreeTeamBlocks = true;
@@ -55,14 +55,18 @@ void run_grid(const LaunchShape&, const std::function<void()>& thread);
 
 // The order in which threads take turns, from the next launch on.
 void shuffle_threads(uint64_t seed);
-// What multiprocessors() and block_shared_bytes() say, on this thread of the process.
+// What multiprocessors(), block_shared_bytes() and room() say, on this thread of the process.
 struct DeviceSize {
-  int64_t multiprocessors, block_shared_bytes;
+  int64_t multiprocessors = 16, block_shared_bytes = int64_t{227} << 10, room = int64_t{64} << 20;
 };
 DeviceSize& device_size();
 
 template <class Kernel>
 void launch(const Stream&, const LaunchShape& shape, const Kernel& kernel) {
+  if constexpr (requires { Kernel::kMostThreads; }) {
+    require(shape.threads <= Kernel::kMostThreads,
+            "a block has no more threads than its kernel says");
+  }
   run_grid(shape, [&] { kernel(); });
 }
 

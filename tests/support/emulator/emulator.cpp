@@ -251,16 +251,18 @@ void sync_team(int team) {
   machine().wait(Waits::kTeam);
 }
 std::byte* shared_memory() { return machine().shared(); }
-std::byte* scratch(const Stream&, int64_t bytes) {
-  thread_local std::vector<std::byte> room;
-  room.assign(static_cast<size_t>(bytes), std::byte{0xff});
-  return room.data();
+int64_t room(const Stream&) { return device_size().room; }
+std::byte* scratch(const Stream& stream, int64_t bytes) {
+  if (bytes > room(stream)) throw Error("emulator: an op wants more scratch than there is");
+  thread_local std::vector<std::byte> memory;
+  memory.assign(static_cast<size_t>(bytes), std::byte{0xff});
+  return memory.data();
 }
 void run_grid(const LaunchShape& shape, const std::function<void()>& thread) {
   if (shape.blocks > 0) machine().run(shape, thread);
 }
 DeviceSize& device_size() {
-  thread_local DeviceSize size{16, int64_t{227} << 10};
+  thread_local DeviceSize size;
   return size;
 }
 int64_t multiprocessors() { return device_size().multiprocessors; }
