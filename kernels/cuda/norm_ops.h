@@ -35,7 +35,8 @@ struct BlockSums {
 // the width alone. kMixes: of the shift; 0: none follows.
 template <class T, int K, int kMixes>
 struct NormShiftKernel {
-  static constexpr int kMostThreads = K == 4 ? 768 : K == 8 && kMixes > 0 ? 512 : 1024;
+  // With six mixes so many registers that 1024 threads would not have them; 0: any number would.
+  static constexpr int kMostThreads = kMixes < kMaxMixes || K == 1 ? 0 : K == 4 ? 768 : 512;
   static constexpr int kRows = kMixes == 0 ? 4 : 16;  // of a block
   static constexpr int kKept = kMixes == 0 ? 1 : kMixes;
 

@@ -97,10 +97,10 @@ concept Bounded = requires {
   Kernel::kBlockThreads;
   Kernel::kBlocksPerSm;
 };
-// One whose blocks may have more than 256 threads says how many at most.
+// One whose registers would not do for 1024 threads says how many there may be.
 template <class Kernel>
 concept Limited = !Bounded<Kernel> && requires {
-  Kernel::kMostThreads;
+  requires(Kernel::kMostThreads > 0);
 };
 template <class Kernel>
 __global__ void run(const Kernel kernel) {

@@ -63,7 +63,7 @@ DeviceSize& device_size();
 
 template <class Kernel>
 void launch(const Stream&, const LaunchShape& shape, const Kernel& kernel) {
-  if constexpr (requires { Kernel::kMostThreads; }) {
+  if constexpr (requires { requires(Kernel::kMostThreads > 0); }) {
     require(shape.threads <= Kernel::kMostThreads,
             "a block has no more threads than its kernel says");
   }
