@@ -23,6 +23,12 @@ struct Context {
   bool root() const { return world.rank() == 0; }
 };
 
+// The exit code that belongs to an error.
+int code_of(const std::exception&);
+
+// Says what failed on this rank alone, and ends all: its peers wait in a collective.
+void abort_job(Communicator& world, const std::exception&);
+
 // Runs on every rank. Prints through rank 0 only.
 using CommandAction = std::function<ExitCode(Context&)>;
 

@@ -79,4 +79,14 @@ CommandAction parse_command_line(const std::vector<std::string>& arguments) {
   return chosen;
 }
 
+int code_of(const std::exception& error) {
+  const auto* typed = dynamic_cast<const Error*>(&error);
+  return static_cast<int>(typed != nullptr ? typed->exit_code() : ExitCode::kFatal);
+}
+
+void abort_job(Communicator& world, const std::exception& error) {
+  std::fprintf(stderr, "[rank %d] %s\n", world.rank(), error.what());
+  world.abort(code_of(error));
+}
+
 }  // namespace rwkv

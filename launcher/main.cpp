@@ -62,16 +62,11 @@ int run(const std::vector<std::string>& arguments, rwkv::CommandAction& action) 
     if (world->rank() == 0) std::fprintf(stderr, "%s\n", error.what());
     return static_cast<int>(error.exit_code());
   } catch (const std::exception& error) {
-    const auto* typed = dynamic_cast<const rwkv::Error*>(&error);
-    const int code =
-        static_cast<int>(typed != nullptr ? typed->exit_code() : rwkv::ExitCode::kFatal);
     if (world->size() == 1) {
       std::fprintf(stderr, "%s\n", error.what());
-      return code;
+      return rwkv::code_of(error);
     }
-    // This rank alone: its peers wait in a collective and must be freed.
-    std::fprintf(stderr, "[rank %d] %s\n", world->rank(), error.what());
-    world->abort(code);
+    rwkv::abort_job(*world, error);
   }
   return static_cast<int>(rwkv::ExitCode::kFatal);
 }

@@ -107,10 +107,20 @@ ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine
       program_line(),
       host_line(context.world, mesh.active(), machine),
       command_again(context, recipe)};
-  return run_training(*trainer, machine, ranks, setup);
+  try {
+    return run_training(*trainer, machine, ranks, setup);
+  } catch (const AgreedError&) {
+    throw;
+  } catch (const std::exception& error) {
+    // While the trainer is still there: to free a device's memory is to wait for its work, and that
+    // may wait for a rank that is lost.
+    if (ranks.size() > 1) abort_job(context.world, error);
+    throw;
+  }
 }
 
-// On the ranks that have a device; those beyond the mesh are parked. Collective over `workers`.
+// On the ranks that have a device; those beyond the mesh are parked. `place`: among those of the
+// host. Collective over `workers`.
 ExitCode train_on_workers(Context& context, const Recipe& recipe, HostPlace place,
                           Communicator& workers) {
   Machine machine;
@@ -118,8 +128,9 @@ ExitCode train_on_workers(Context& context, const Recipe& recipe, HostPlace plac
   agree(workers, [&] {
     machine = choose_machine(recipe, place);
     mesh = plan_mesh(recipe, workers.size());
-    fit_passes(recipe, machine, mesh);
   });
+  require_alike(workers, machine);
+  agree(workers, [&] { fit_passes(recipe, machine, mesh); });
   machine.tokens_a_pass = workers.min(machine.tokens_a_pass);
   if (mesh.active() < context.world.size() && context.root()) {
     std::printf("%d ranks, %d with work: %d parked (mpirun -n %d avoids this)\n",
@@ -138,7 +149,7 @@ ExitCode train(Context& context, const TrainArguments& arguments) {
   int working = 0;
   agree(world, [&] { working = working_ranks(recipe, place); });
   return static_cast<ExitCode>(on_some(world, place.rank < working, [&](Communicator& workers) {
-    return static_cast<int64_t>(train_on_workers(context, recipe, place, workers));
+    return static_cast<int64_t>(train_on_workers(context, recipe, {place.rank, working}, workers));
   }));
 }
 

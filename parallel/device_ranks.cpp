@@ -8,8 +8,7 @@ namespace {
 
 // The same answer on all ranks.
 bool takes_nccl(Communicator& control, const DeviceLink& link) {
-  if (link.kind == "host") return false;
-  const bool here = link.device >= 0 && nccl_library().make != nullptr;
+  const bool here = link.kind != "host" && link.device >= 0 && nccl_library().make != nullptr;
   if (control.min(here ? 1 : 0) == 1) return true;
   agree(control, [&] {
     if (link.kind == "nccl" && !here) {

@@ -8,7 +8,7 @@
 #   scripts/test.sh --full    also the long tests, all of them under the address sanitizer, layout
 #                             of the sources, clang-tidy, and the long checks scripts/check_*.sh
 # A failed build, and each check that is not a ctest, counts as one. JOBS=N: N at a time. UNITY=ON: the
-# sources of a target are compiled as one, which takes half the time where all has to be built.
+# sources of each library are compiled as one, which is quicker where all has to be built.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 

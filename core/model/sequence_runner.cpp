@@ -240,6 +240,7 @@ Batch SequenceRunner::cut(const Segment& segment, const Batch& batch) {
   const Batch own = cut_on_host(segment, batch);
   if (ops_.memory->host) return own;
   const Cut& to = cuts_.at(segment.tokens());
+  sequence_.settle();  // the host waits for the stream next, and it may wait for another rank
   const auto upload = [&](const ConstTensor& from, const Tensor& room) {
     if (from.empty()) return ConstTensor{};
     copy(*ops_.memory, {}, room, from);

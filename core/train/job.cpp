@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "kernels/cuda_library.h"
+#include "parallel/agree.h"
 
 namespace rwkv {
 
@@ -117,6 +118,18 @@ Machine choose_machine(const Recipe& recipe, HostPlace place) {
                   exact ? fmt::format("exact leaf {} tile {}", machine.leaf, machine.tile) : "fast",
                   device, machine.ops->build);
   return machine;
+}
+
+void require_alike(Communicator& ranks, const Machine& machine) {
+  const std::string own = fmt::format("{} in {}", machine.ops->name, machine.precision_name);
+  const std::string first = ranks.broadcast(own, 0);
+  agree(ranks, [&] {
+    if (own == first) return;
+    throw InputError(fmt::format(
+        "rank {} would compute with {}, rank 0 with {}: set parallel.device and precision "
+        "to what every host has",
+        ranks.rank(), own, first));
+  });
 }
 
 }  // namespace rwkv

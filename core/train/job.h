@@ -37,6 +37,10 @@ struct Machine {
 // GPU and there is none.
 Machine choose_machine(const Recipe&, HostPlace);
 
+// All ranks compute on the same kind of backend and in the same types, or AgreedError says which
+// rank does not. Collective.
+void require_alike(Communicator& ranks, const Machine&);
+
 // Of a host's cores, for each of the ranks on it: less than one where they are more. Threads beyond
 // parallel.threads are not used.
 double cores_a_rank(const Recipe&, int64_t cores, int local_ranks);

@@ -22,12 +22,16 @@ void weight_gradient(const rwkv::Stream& stream, const rwkv::WeightGradient& op)
   weight_gradient_by_leaves(stream, op, kProductWorkspace, library_leaf_gradients);
 }
 
-// GPUs before sm_80 have none; where there is no GPU the question does not arise.
+// GPUs before sm_80 have none, and one of them is enough that none is used; where there is no GPU
+// the question does not arise.
 bool has_bf16() {
   int devices = 0, major = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) return true;
-  const auto code = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
-  return code == cudaSuccess && major >= 8;
+  for (int device = 0; device < devices; ++device) {
+    const auto code = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    if (code != cudaSuccess || major < 8) return false;
+  }
+  return true;
 }
 
 rwkv::Backend make_backend() {
