@@ -6,7 +6,7 @@ namespace rwkv {
 
 Tensor Arena::take(std::string_view name, DType dtype, const Shape& shape) {
   const int64_t bytes = shape.elements() * bytes_of(dtype);
-  const int64_t begin = (used_ + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment;
+  const int64_t begin = aligned_bytes(used_);
   used_ = begin + bytes;
   if (measuring()) {
     live_.push_back({std::string(name), begin, bytes});

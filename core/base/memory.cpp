@@ -50,8 +50,7 @@ void zero(const Memory& memory, const Stream& stream, const Tensor& t) {
 }
 
 Buffer::Buffer(int64_t bytes, const Memory& memory) : bytes_(bytes) {
-  const int64_t rounded = std::max<int64_t>(
-      kTensorAlignment, (bytes + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment);
+  const int64_t rounded = std::max(kTensorAlignment, aligned_bytes(bytes));
   std::byte* p = memory.allocate(rounded);
   if (p == nullptr) {
     throw Error("out of " + std::string(memory.name) + " memory: " + std::to_string(rounded) +

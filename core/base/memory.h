@@ -14,6 +14,9 @@ namespace rwkv {
 
 // Bytes that tensors begin at multiples of: a cache line, and the widest vector register.
 inline constexpr int64_t kTensorAlignment = 64;
+inline constexpr int64_t aligned_bytes(int64_t bytes) {
+  return (bytes + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment;
+}
 
 struct Memory {
   std::string_view name;  // host | cuda

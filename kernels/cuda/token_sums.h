@@ -46,7 +46,11 @@ struct Slabs {
   Slabs part(int64_t begin, int64_t some) const {
     Slabs of = *this;
     of.skipped = skipped + begin;
-    (leaf == 0 ? of.a_leaf : of.leaves) = leaf == 0 ? some : some / a_leaf;
+    if (leaf == 0) {
+      of.a_leaf = some;
+    } else {
+      of.leaves = some / a_leaf;
+    }
     return of;
   }
   RowRange all_rows() const { return {of_slab(0).begin, of_slab(count() - 1).end}; }
