@@ -10,6 +10,7 @@ constexpr const char* kFile = "librwkv_cuda.so";
 // What the library exports, in C.
 using BackendEntry = const Backend* (*)();
 using DevicesEntry = int (*)(char* text, int size);  // their number, and a text about it
+using IdEntry = void (*)(int device, char* text, int size);
 using SelectEntry = void (*)(int device);
 using SharedEntry = std::byte* (*)(int64_t bytes);
 
@@ -18,6 +19,7 @@ CudaLibrary open_library() {
   CudaLibrary library;
   const auto backend = file.find<BackendEntry>("rwkv_cuda_backend");
   const auto devices = file.find<DevicesEntry>("rwkv_cuda_devices");
+  const auto id = file.find<IdEntry>("rwkv_cuda_device_id");
   library.select = file.find<SelectEntry>("rwkv_cuda_select");
   library.shared_memory = file.find<SharedEntry>("rwkv_cuda_shared_memory");
   library.why = file.why();
@@ -26,6 +28,10 @@ CudaLibrary open_library() {
   library.devices = devices(text, sizeof text);
   (library.devices > 0 ? library.device : library.why) = text;
   library.backend = backend();
+  for (int d = 0; d < library.devices; ++d) {
+    id(d, text, sizeof text);
+    library.ids.emplace_back(text);
+  }
   return library;
 }
 

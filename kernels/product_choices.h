@@ -14,8 +14,9 @@ struct ProductChoices {
   void (*measure)(bool on);
   // All choices made so far, as lines of text.
   std::string (*write)();
-  // Takes written choices in place of its own. Returns in a few words why it cannot (another
-  // library, another GPU, not such a text), and changes nothing then; empty: taken.
+  // Takes written choices, those of its own that they do not name stay. Returns in a few words why
+  // it cannot (another library, another GPU, not such a text, an algorithm that does not run), and
+  // changes nothing then; empty: taken.
   std::string (*read)(const std::string& text);
 };
 

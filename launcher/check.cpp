@@ -167,16 +167,16 @@ std::string plan_text(const Recipe& recipe, const Machine& machine, const Model&
 // Measures this machine; the file replaces an old one.
 ExitCode calibrate_machine(Context& context, const CheckArguments& arguments) {
   Recipe recipe;
-  Machine machine;
-  const HostPlace place = host_place(context.world);
-  agree(context.world, [&] {
-    recipe = load_recipe(arguments.recipe, arguments.overrides);
-    machine = choose_machine(recipe, place);
-  });
-  const Calibration measured = calibrate(recipe, machine, context.world);
-  on_root(context.world, [&] {
-    replace_file(arguments.calibrate, to_json(measured));
-    std::fputs(to_json(measured).c_str(), stdout);
+  agree(context.world, [&] { recipe = load_recipe(arguments.recipe, arguments.overrides); });
+  on_seats(context.world, recipe, [&](Communicator& workers, const Seat& seat) {
+    Machine machine;
+    agree(workers, [&] { machine = choose_machine(recipe, seat); });
+    const Calibration measured = calibrate(recipe, machine, workers);
+    on_root(workers, [&] {
+      replace_file(arguments.calibrate, to_json(measured));
+      std::fputs(to_json(measured).c_str(), stdout);
+    });
+    return int64_t{0};
   });
   return ExitCode::kDone;
 }
@@ -186,7 +186,7 @@ ExitCode check(Context& context, const CheckArguments& arguments) {
   const HostPlace place = host_place(context.world);
   on_root(context.world, [&] {
     const Recipe recipe = load_recipe(arguments.recipe, arguments.overrides);
-    Machine machine = choose_machine(recipe, place);
+    Machine machine = choose_machine(recipe, {place, 0});
     const Model model(complete_model(recipe));
     if (arguments.params) {
       std::fputs(describe(model.params()).c_str(), stdout);

@@ -40,11 +40,8 @@ struct EvalJob {
   MeshShape mesh;
 };
 
-EvalJob prepare(const EvalArguments& arguments, int ranks, HostPlace place) {
-  if (arguments.logits && arguments.dump.empty()) {
-    throw InputError("--logits needs --dump FILE.h5");
-  }
-  EvalJob job{load_source(arguments.source, arguments.overrides, place), nullptr, 0, {}};
+EvalJob prepare(const EvalArguments& arguments, const Recipe& given, int ranks, const Seat& seat) {
+  EvalJob job{load_source(arguments.source, given, seat), nullptr, 0, {}};
   Recipe& recipe = job.loaded.recipe;
   if (recipe.train.context <= 0) {
     throw InputError("train.context is needed: how many tokens a sample has (train.context=512)");
@@ -93,22 +90,38 @@ Totals run(const EvalArguments& arguments, const EvalJob& job, Communicator& ran
   return totals;
 }
 
+// All ranks share the work. Collective over `workers`.
+Totals evaluate_on(const EvalArguments& arguments, const Recipe& recipe, const Seat& seat,
+                   Communicator& workers, EvalJob& job) {
+  agree(workers, [&] { job = prepare(arguments, recipe, workers.size(), seat); });
+  require_alike(workers, job.loaded.machine);
+  Totals totals(0);
+  on_first(workers, job.mesh.active(), [&](Communicator& ranks) {
+    totals = run(arguments, job, ranks);
+    return int64_t{0};
+  });
+  return totals;
+}
+
 ExitCode evaluate(Context& context, const EvalArguments& arguments) {
   Communicator& world = context.world;
-  // A dump is one file by one writer; without one, all ranks share the work.
-  const bool alone = !arguments.dump.empty();
   EvalJob job;
   Totals totals(0);
-  const HostPlace place = host_place(world);
-  if (alone) {
+  Recipe recipe;
+  agree(world, [&] {
+    if (arguments.logits && arguments.dump.empty()) {
+      throw InputError("--logits needs --dump FILE.h5");
+    }
+    recipe = source_recipe(arguments.source, arguments.overrides);
+  });
+  if (!arguments.dump.empty()) {  // one file by one writer
     on_root(world, [&] {
-      job = prepare(arguments, 1, {0, 1});
+      job = prepare(arguments, recipe, 1, {});
       totals = run(arguments, job, *make_self());
     });
   } else {
-    agree(world, [&] { job = prepare(arguments, world.size(), place); });
-    on_first(world, job.mesh.active(), [&](Communicator& ranks) {
-      totals = run(arguments, job, ranks);
+    on_seats(world, recipe, [&](Communicator& workers, const Seat& seat) {
+      totals = evaluate_on(arguments, recipe, seat, workers, job);
       return int64_t{0};
     });
   }

@@ -15,6 +15,22 @@ struct GenerateArguments {
   bool no_bos = false;
 };
 
+// On the ranks that work, on rank 0 of which the text is. Collective over `workers`.
+std::string generate_on(const GenerateArguments& arguments, const Recipe& recipe,
+                        const std::string& prompt, const Seat& seat, Communicator& workers) {
+  LoadedSource loaded;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::vector<int32_t> tokens;
+  agree(workers, [&] {
+    loaded = load_source(arguments.source, recipe, seat);
+    tokenizer = make_tokenizer(recipe.data.tokenizer);
+    tokens = encode_prompt(*tokenizer, prompt, !arguments.no_bos, loaded.model->config().vocab);
+  });
+  require_alike(workers, loaded.machine);
+  return generate_text(loaded.pass(), *loaded.model, *loaded.store, loaded.machine.precision,
+                       *tokenizer, tokens, arguments.sampling, workers);
+}
+
 ExitCode generate(Context& context, const GenerateArguments& arguments) {
   Communicator& world = context.world;
   std::string prompt = arguments.prompt;
@@ -22,18 +38,13 @@ ExitCode generate(Context& context, const GenerateArguments& arguments) {
     if (!arguments.prompt_file.empty()) prompt = read_file(arguments.prompt_file);
   });
   prompt = world.broadcast(prompt, 0);
-  const HostPlace place = host_place(world);
-  LoadedSource loaded;
-  std::unique_ptr<Tokenizer> tokenizer;
-  std::vector<int32_t> tokens;
-  agree(world, [&] {
-    loaded = load_source(arguments.source, arguments.overrides, place);
-    tokenizer = make_tokenizer(loaded.recipe.data.tokenizer);
-    tokens = encode_prompt(*tokenizer, prompt, !arguments.no_bos, loaded.model->config().vocab);
+  Recipe recipe;
+  agree(world, [&] { recipe = source_recipe(arguments.source, arguments.overrides); });
+  std::string text;
+  on_seats(world, recipe, [&](Communicator& workers, const Seat& seat) {
+    text = generate_on(arguments, recipe, prompt, seat, workers);
+    return int64_t{0};
   });
-  const std::string text =
-      generate_text(loaded.pass(), *loaded.model, *loaded.store, loaded.machine.precision,
-                    *tokenizer, tokens, arguments.sampling, world);
   if (context.root()) std::printf("%s%s\n", prompt.c_str(), text.c_str());
   return ExitCode::kDone;
 }

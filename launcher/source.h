@@ -21,8 +21,10 @@ struct LoadedSource {
   Pass pass() const { return {machine.stream(), *machine.ops, machine.leaf, machine.tile}; }
 };
 
-// Not collective. InputError when SOURCE or an override is bad.
-LoadedSource load_source(const std::string& source, const std::vector<std::string>& overrides,
-                         HostPlace);
+// The recipe of a SOURCE alone. Not collective. InputError when SOURCE or an override is bad.
+Recipe source_recipe(const std::string& source, const std::vector<std::string>& overrides);
+
+// recipe: that of source_recipe(). Not collective. InputError when SOURCE is bad.
+LoadedSource load_source(const std::string& source, const Recipe&, const Seat&);
 
 }  // namespace rwkv

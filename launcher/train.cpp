@@ -68,8 +68,8 @@ void load_state(const ResumePoint& resume, Trainer& trainer, Communicator& ranks
 }
 
 // On the ranks that work. Collective over `ranks`.
-ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine,
-                  const MeshShape& mesh, Communicator& ranks) {
+ExitCode train_on(Context& context, const Recipe& recipe, Machine machine, const MeshShape& mesh,
+                  Communicator& ranks) {
   const volatile int* stop_flag = context.catch_signals();
   std::unique_ptr<RunFolder> folder;
   // One that is there already is locked before it is read; a new one is made when all else is good.
@@ -90,6 +90,8 @@ ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine
     }
     return ExitCode::kDone;
   }
+  settle_passes(recipe, machine, mesh, resume.tokens_a_pass, ranks);
+  name_link(machine, ranks.size());
   std::unique_ptr<Trainer> trainer;
   agree(ranks, [&] { trainer = std::make_unique<Trainer>(recipe, machine, ranks); });
   if (resume.step > 0) load_state(resume, *trainer, ranks);
@@ -119,19 +121,16 @@ ExitCode train_on(Context& context, const Recipe& recipe, const Machine& machine
   }
 }
 
-// On the ranks that have a device; those beyond the mesh are parked. `place`: among those of the
-// host. Collective over `workers`.
-ExitCode train_on_workers(Context& context, const Recipe& recipe, HostPlace place,
+// On the ranks that have a seat; those beyond the mesh are parked too. Collective over `workers`.
+ExitCode train_on_workers(Context& context, const Recipe& recipe, const Seat& seat,
                           Communicator& workers) {
   Machine machine;
   MeshShape mesh;
   agree(workers, [&] {
-    machine = choose_machine(recipe, place);
+    machine = choose_machine(recipe, seat);
     mesh = plan_mesh(recipe, workers.size());
   });
   require_alike(workers, machine);
-  agree(workers, [&] { fit_passes(recipe, machine, mesh); });
-  machine.tokens_a_pass = workers.min(machine.tokens_a_pass);
   if (mesh.active() < context.world.size() && context.root()) {
     std::printf("%d ranks, %d with work: %d parked (mpirun -n %d avoids this)\n",
                 context.world.size(), mesh.active(), context.world.size() - mesh.active(),
@@ -145,12 +144,10 @@ ExitCode train_on_workers(Context& context, const Recipe& recipe, HostPlace plac
 ExitCode train(Context& context, const TrainArguments& arguments) {
   Communicator& world = context.world;
   const Recipe recipe = load_everywhere(world, arguments);
-  const HostPlace place = host_place(world);
-  int working = 0;
-  agree(world, [&] { working = working_ranks(recipe, place); });
-  return static_cast<ExitCode>(on_some(world, place.rank < working, [&](Communicator& workers) {
-    return static_cast<int64_t>(train_on_workers(context, recipe, {place.rank, working}, workers));
-  }));
+  return static_cast<ExitCode>(
+      on_seats(world, recipe, [&](Communicator& workers, const Seat& seat) {
+        return static_cast<int64_t>(train_on_workers(context, recipe, seat, workers));
+      }));
 }
 
 }  // namespace

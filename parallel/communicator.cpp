@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string_view>
 #include <utility>
@@ -133,6 +134,28 @@ std::string Communicator::broadcast(std::string text, int root) {
     ranks.broadcast(bytes, root, stream)->wait();
   }
   return text;
+}
+
+std::vector<std::string> Communicator::gather(const std::string& text) {
+  Stream stream;
+  Communicator& ranks = host();
+  const auto own = static_cast<int64_t>(text.size());
+  std::vector<int64_t> lengths(static_cast<size_t>(size()));
+  ranks.all_gather(view_of(&own, {1}), view_of(lengths.data(), {size()}), stream)->wait();
+  const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
+  std::string padded = text, all(static_cast<size_t>(size() * longest), '\0');
+  padded.resize(static_cast<size_t>(longest));
+  if (longest > 0) {
+    const Tensor shard{reinterpret_cast<std::byte*>(padded.data()), DType::kU8, {longest}};
+    const Tensor whole{reinterpret_cast<std::byte*>(all.data()), DType::kU8, {size(), longest}};
+    ranks.all_gather(shard, whole, stream)->wait();
+  }
+  std::vector<std::string> texts;
+  for (int r = 0; r < size(); ++r) {
+    texts.push_back(all.substr(static_cast<size_t>(r * longest),
+                               static_cast<size_t>(lengths[static_cast<size_t>(r)])));
+  }
+  return texts;
 }
 
 HostPlace Communicator::find_host_place() { return {rank(), size()}; }

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/base/memory.h"
 #include "core/base/stream.h"
@@ -76,7 +77,8 @@ class Communicator {
   double sum(double);
   int64_t min(int64_t);
   int64_t max(int64_t);
-  std::string broadcast(std::string text, int root);  // lengths may differ: root's counts
+  std::string broadcast(std::string text, int root);         // lengths may differ: root's counts
+  std::vector<std::string> gather(const std::string& text);  // every rank's, on all ranks
 
   // Operations begun on this communicator by this rank, barriers and splits included.
   uint64_t operations() const { return operations_; }

@@ -195,6 +195,9 @@ CheckpointInfo read_info(const Hdf5File& file, const std::string& where) {
   if (file.has_attribute("repeated_passes")) {
     info.repeated_passes = file.int_attribute("repeated_passes");
   }
+  if (file.has_attribute("tokens_a_pass")) {
+    info.tokens_a_pass = file.int_attribute("tokens_a_pass");
+  }
   info.recipe = file.text_attribute("recipe");
   info.numerics = file.text_attribute("numerics");
   info.run_id = file.text_attribute("run_id");
@@ -240,6 +243,7 @@ void write_index(const std::string& folder, const CheckpointIndex& index) {
   file.set_attribute("numerics", index.info.numerics);
   file.set_attribute("run_id", index.info.run_id);
   file.set_attribute("weights_hash", to_hex(index.info.weights_hash));
+  if (index.info.tokens_a_pass > 0) file.set_attribute("tokens_a_pass", index.info.tokens_a_pass);
   if (const auto& scale = index.info.loss_scale) {
     file.set_attribute("loss_exponent", int64_t{scale->exponent});
     file.set_attribute("loss_good_steps", scale->good);

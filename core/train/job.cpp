@@ -9,6 +9,7 @@
 
 #include "kernels/cuda_library.h"
 #include "parallel/agree.h"
+#include "parallel/nccl_library.h"
 
 namespace rwkv {
 
@@ -33,24 +34,10 @@ constexpr int kDeviceThreads = 256;
 constexpr int64_t kDeviceTokens = 16384;
 constexpr int64_t kDeviceScratch = int64_t{128} << 20;
 
-bool wants_gpu(const Recipe& recipe) {
-  const std::string& device = recipe.parallel.device;
-  if (device == "cpu" || (device == "auto" && recipe.precision == "fp64")) return false;
-  if (recipe.precision == "fp64") {
-    throw InputError("parallel.device cuda: precision fp64 runs on the CPU alone (bf16, fp32)");
-  }
-  const CudaLibrary& cuda = cuda_library();
-  if (cuda.devices > 0) return true;
-  if (device == "auto") return false;
-  throw InputError("parallel.device cuda: " + cuda.why + " (auto and cpu run here)");
-}
-
-void choose_gpu(Machine& machine, const Recipe& recipe, HostPlace place) {
+void choose_gpu(Machine& machine, const Recipe& recipe, int device) {
   const CudaLibrary& cuda = cuda_library();
   const ParallelConfig& parallel = recipe.parallel;
-  const bool crowded = place.size > cuda.devices && !parallel.share_gpu;  // NCCL refuses that
-  machine.link = {crowded ? "host" : parallel.link, place.rank % cuda.devices, parallel.share_gpu,
-                  static_cast<int>(parallel.timeout)};
+  machine.link = {parallel.link, device, parallel.share_gpu, static_cast<int>(parallel.timeout)};
   cuda.select(machine.link.device);
   machine.tokens_a_pass = kDeviceTokens;
   machine.ops = cuda.backend;
@@ -75,26 +62,21 @@ void choose_precision(Machine& machine, const std::string& wanted) {
 
 }  // namespace
 
-int working_ranks(const Recipe& recipe, HostPlace place) {
-  if (!wants_gpu(recipe) || recipe.parallel.share_gpu) return place.size;
-  return std::min(place.size, cuda_library().devices);
-}
-
 Stream Machine::stream() const {
   if (scratch == nullptr) return {.threads = threads};
   return {.threads = threads, .scratch = scratch->data(), .scratch_bytes = scratch->bytes()};
 }
 
-Machine choose_machine(const Recipe& recipe, HostPlace place) {
+Machine choose_machine(const Recipe& recipe, const Seat& seat) {
   Machine machine;
   machine.precision_name = recipe.precision;
   const auto online = static_cast<int>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
-  const int fair = std::max(1, online / std::max(1, place.size));
+  const int fair = std::max(1, online / std::max(1, seat.place.size));
   machine.cores = recipe.parallel.threads > 0 ? static_cast<int>(recipe.parallel.threads)
                                               : std::min(available_cores(), fair);
   machine.threads = machine.cores;
   if (wants_gpu(recipe)) {
-    choose_gpu(machine, recipe, place);
+    choose_gpu(machine, recipe, seat.device);
     machine.threads = kDeviceThreads;
     choose_precision(machine, recipe.precision);
   } else if (recipe.precision == "fp64") {
@@ -118,6 +100,12 @@ Machine choose_machine(const Recipe& recipe, HostPlace place) {
                   exact ? fmt::format("exact leaf {} tile {}", machine.leaf, machine.tile) : "fast",
                   device, machine.ops->build);
   return machine;
+}
+
+void name_link(Machine& machine, int ranks) {
+  if (machine.link.device < 0 || machine.leaf > 0 || ranks == 1) return;
+  const bool nccl = machine.link.kind != "host" && nccl_library().make != nullptr;
+  machine.numerics += nccl ? ", NCCL " + nccl_library().version : ", ranks by way of the hosts";
 }
 
 void require_alike(Communicator& ranks, const Machine& machine) {

@@ -8,6 +8,7 @@
 #include "core/config/recipe.h"
 #include "core/model/block.h"
 #include "core/plan/mesh_shape.h"
+#include "core/train/seat.h"
 #include "parallel/communicator.h"
 #include "parallel/device_ranks.h"
 
@@ -33,20 +34,19 @@ struct Machine {
 
   Stream stream() const;
 };
-// Ranks on a host share its cores; each takes a GPU of its own. InputError where the recipe wants a
-// GPU and there is none.
-Machine choose_machine(const Recipe&, HostPlace);
+// Ranks on a host share its cores. InputError where the recipe wants a GPU and there is none.
+Machine choose_machine(const Recipe&, const Seat&);
 
 // All ranks compute on the same kind of backend and in the same types, or AgreedError says which
 // rank does not. Collective.
 void require_alike(Communicator& ranks, const Machine&);
 
+// Adds to Machine::numerics what carries fast sums of devices between so many ranks.
+void name_link(Machine&, int ranks);
+
 // Of a host's cores, for each of the ranks on it: less than one where they are more. Threads beyond
 // parallel.threads are not used.
 double cores_a_rank(const Recipe&, int64_t cores, int local_ranks);
-
-// Ranks of this host that have work: each takes a GPU of its own where the recipe runs on GPUs.
-int working_ranks(const Recipe&, HostPlace);
 
 // Cores that this process may use.
 int available_cores();

@@ -6,14 +6,30 @@
 
 #include "core/train/console.h"
 #include "core/train/trainer.h"
+#include "parallel/agree.h"
 
 namespace rwkv {
 
-void require_room(const Memory& memory, const std::vector<Arena::Entry>& entries) {
+namespace {
+
+// What is taken on a device beside the plan, about: kernels' code and stacks, graphs; between
+// ranks NCCL's buffers, some 10 MiB a channel and neighbour for each of two communicators.
+constexpr int64_t kForLibraries = int64_t{256} << 20;
+constexpr int64_t kForLinks = int64_t{768} << 20;
+
+int64_t beside_the_plan(int64_t free, int ranks) {
+  return std::min(kForLibraries + (ranks > 1 ? kForLinks : 0), free / 16);
+}
+
+}  // namespace
+
+void require_room(const Memory& memory, const std::vector<Arena::Entry>& entries, int ranks) {
   const int64_t free = memory.available();
+  if (free < 0) return;
+  const int64_t libraries = beside_the_plan(free, ranks);
   int64_t wanted = 0;
   for (const Arena::Entry& entry : entries) wanted += entry.bytes;
-  if (free < 0 || wanted <= free) return;
+  if (wanted <= free - libraries) return;
   std::vector<Arena::Entry> largest = entries;
   std::stable_sort(largest.begin(), largest.end(),
                    [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
@@ -22,18 +38,18 @@ void require_room(const Memory& memory, const std::vector<Arena::Entry>& entries
     table += fmt::format("\n  {:>10}  {}", human_bytes(entry.bytes), entry.name);
   }
   throw InputError(fmt::format(
-      "out of {} memory before step 1: {} are planned a rank, {} are free. Less is wanted with a "
+      "out of {} memory before step 1: {} are planned a rank, {} are free, {} of them kept for "
+      "libraries. Less is wanted with a "
       "smaller train.micro_batch or train.chunk, train.recompute=norms or block, "
       "train.stash=sqrt, "
       "parallel.shard=optimizer, or more parallel.sequence. The plan:{}",
-      memory.name, human_bytes(wanted), human_bytes(free), table));
+      memory.name, human_bytes(wanted), human_bytes(free), human_bytes(libraries), table));
 }
 
 namespace {
 
 int64_t fitting_tokens(const Recipe& recipe, const Machine& machine, const MeshShape& mesh,
-                       int64_t free) {
-  constexpr int64_t kMost = 65536;
+                       int64_t free, int64_t most) {
   const Model model(complete_model(recipe));
   const bool exact = machine.leaf > 0;
   const bool shards = recipe.parallel.shard == "optimizer";
@@ -44,7 +60,7 @@ int64_t fitting_tokens(const Recipe& recipe, const Machine& machine, const MeshS
   }
   const auto ranks = make_planned(mesh.sequence);
   const int64_t share = share_of(recipe.train.batch, mesh.data, mesh.data - 1).count();
-  int64_t tokens = kMost;
+  int64_t tokens = most;
   for (; tokens > machine.tokens_a_pass / 8; tokens /= 2) {
     const int64_t rows = plan_micro_batch(recipe, share, mesh.sequence, tokens);
     const SequencePlan plan = plan_sequence(recipe, machine, mesh, rows);
@@ -58,15 +74,30 @@ int64_t fitting_tokens(const Recipe& recipe, const Machine& machine, const MeshS
 
 }  // namespace
 
-void fit_passes(const Recipe& recipe, Machine& machine, const MeshShape& mesh) {
+void fit_passes(const Recipe& recipe, Machine& machine, const MeshShape& mesh, int64_t most) {
   const int64_t free = machine.ops->memory->available();
   if (free < 0 || recipe.train.micro_batch > 0) return;
   Machine without = machine;
   without.keeps_mixes = false;
-  const int64_t kept = fitting_tokens(recipe, machine, mesh, free);
-  const int64_t longer = fitting_tokens(recipe, without, mesh, free);
+  const int64_t kept = fitting_tokens(recipe, machine, mesh, free, most);
+  const int64_t longer = fitting_tokens(recipe, without, mesh, free, most);
   machine.keeps_mixes = longer <= kept;
   machine.tokens_a_pass = std::max(kept, longer);
+}
+
+void settle_passes(const Recipe& recipe, Machine& machine, const MeshShape& mesh,
+                   int64_t checkpoints_tokens, Communicator& ranks) {
+  const bool keeps = machine.leaf == 0 && checkpoints_tokens > 0;
+  agree(ranks, [&] {
+    fit_passes(recipe, machine, mesh,
+               keeps ? std::min(checkpoints_tokens, kMostTokensAPass) : kMostTokensAPass);
+  });
+  machine.tokens_a_pass = ranks.min(machine.tokens_a_pass);
+}
+
+int64_t fitted_tokens(const Recipe& recipe, const Machine& machine) {
+  const bool fitted = machine.ops->memory->available() >= 0 && recipe.train.micro_batch == 0;
+  return fitted ? machine.tokens_a_pass : 0;
 }
 
 }  // namespace rwkv

@@ -174,6 +174,7 @@ void read_point(const Recipe& recipe, ResumePoint& point) {
   point.tokens = info.tokens;
   point.numerics = info.numerics;
   point.products = info.products;
+  point.tokens_a_pass = info.tokens_a_pass;
   point.loss_scale = info.loss_scale;
   point.repeated_passes = info.repeated_passes;
   point.finished = info.step >= recipe.train.steps;

@@ -72,7 +72,7 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
       plan_param_store(model_->params(), machine.precision, true, machine.leaf > 0, part);
   add_entries(planned,
               SequenceRunner(*model_, plan, device_sequence_.get(), *machine.ops, false).entries());
-  require_room(*machine.ops->memory, planned);
+  require_room(*machine.ops->memory, planned, ranks.size());
   store_ = std::make_unique<ParamStore>(model_->params(), machine.precision, true, machine.leaf > 0,
                                         part, *machine.ops->memory);
   runner_ = std::make_unique<SequenceRunner>(*model_, plan, device_sequence_.get(), *machine.ops);
@@ -164,8 +164,7 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
   return totals_.stop > 0;
 }
 
-// One pass whose results are thrown away. Ranks share rank 0's choices, so that what its checkpoint
-// holds is what all have computed with.
+// One pass whose results are thrown away, for the shapes that have no choice yet.
 void Trainer::choose_products(int64_t step) {
   const ProductChoices& choices = *machine_.ops->choices;
   chooses_ = false;
@@ -173,7 +172,20 @@ void Trainer::choose_products(int64_t step) {
   load_batch(step);
   if (plan_.front().phase == Phase::kForwardBackward) forward_backward(plan_.front(), false);
   choices.measure(false);
-  take_product_choices(ranks_.broadcast(choices.write(), 0));
+  share_choices(choices);
+}
+
+// One table for all ranks, so that what rank 0's checkpoint holds is what all have computed with:
+// where several have measured a shape the lowest rank's choice holds. Ranks whose shares of a batch
+// differ have shapes of their own. A rank with another GPU keeps what it has.
+void Trainer::share_choices(const ProductChoices& choices) {
+  std::string common = ranks_.broadcast(choices.write(), 0);
+  for (;;) {
+    const bool has_more = choices.read(common).empty() && choices.write() != common;
+    const int64_t first = ranks_.min(has_more ? ranks_.rank() : ranks_.size());
+    if (first == ranks_.size()) return;
+    common = ranks_.broadcast(choices.write(), static_cast<int>(first));
+  }
 }
 
 std::string Trainer::product_choices() const {
@@ -182,13 +194,9 @@ std::string Trainer::product_choices() const {
 
 std::string Trainer::take_product_choices(const std::string& text) {
   if (machine_.ops->choices == nullptr) return "products have one algorithm here";
-  std::string why = machine_.ops->choices->read(text);
-  if (ranks_.min(why.empty() ? 1 : 0) == 1) {
-    chooses_ = false;
-  } else if (why.empty()) {
-    return "another rank cannot use them";
-  }
-  return why;
+  const std::string why = machine_.ops->choices->read(text);
+  const bool all = ranks_.min(why.empty() ? 1 : 0) == 1;
+  return why.empty() && !all ? "another rank cannot use them" : why;
 }
 
 void Trainer::forward_backward(const Action& action, bool last) {
@@ -230,9 +238,11 @@ bool Trainer::scales_fit(int64_t step) {
   return false;
 }
 
-// False: that cannot mend it.
+// False: that cannot mend it. Collective: before they are reduced, totals are a rank's own.
 bool Trainer::lower_loss_scale() {
-  if (!machine_.scales_loss || !std::isfinite(totals_.loss()) || !loss_scale_.lower()) return false;
+  if (!machine_.scales_loss) return false;
+  const bool finite = ranks_.min(std::isfinite(totals_.loss()) ? 1 : 0) == 1;
+  if (!finite || !loss_scale_.lower()) return false;
   pass_.loss_scale = loss_scale_.scale();
   return true;
 }

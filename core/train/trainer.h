@@ -53,7 +53,8 @@ class Trainer {
   const MeshShape& mesh() const { return mesh_; }
   int64_t tokens_a_step() const { return recipe_.train.batch * recipe_.train.context; }
   // Which algorithms products have, as text for a checkpoint or a person; empty: there is but one.
-  // They are chosen in the first step by measuring, unless those of a checkpoint were taken before.
+  // They are chosen in the first step by measuring, for shapes that no checkpoint's, taken before,
+  // has one for.
   std::string product_choices() const;
   // Returns in a few words why they cannot be used here; empty: taken. Collective.
   std::string take_product_choices(const std::string&);
@@ -69,6 +70,7 @@ class Trainer {
 
  private:
   void choose_products(int64_t step);
+  void share_choices(const ProductChoices&);
   // last: of the passes that add to the gradients.
   void forward_backward(const Action&, bool last);
   bool scales_fit(int64_t step);

@@ -10,6 +10,7 @@
 #include "core/io/checkpoint.h"
 #include "core/plan/param_table.h"
 #include "core/train/console.h"
+#include "core/train/memory_room.h"
 #include "core/train/report.h"
 #include "core/train/text_generator.h"
 #include "parallel/agree.h"
@@ -126,6 +127,13 @@ void Run::begin() {
                       "the bits are others\n",
                       setup_.resume.numerics, machine_.numerics));
     }
+    const int64_t before = setup_.resume.tokens_a_pass, now = fitted_tokens(recipe(), machine_);
+    if (machine_.leaf == 0 && before > 0 && now > 0 && now != before) {
+      say(
+          fmt::format("note    memory is for passes of {} tokens, the checkpoint's had {}: from "
+                      "here on the bits are others\n",
+                      now, before));
+    }
   }
   setup_.folder->write_config(r);
   metrics_ =
@@ -171,6 +179,7 @@ CheckpointInfo Run::info_of(const StepRow& row) const {
   info.recipe = to_yaml(recipe());
   info.numerics = machine_.numerics;
   info.products = trainer_.product_choices();
+  info.tokens_a_pass = fitted_tokens(recipe(), machine_);
   info.loss_scale = trainer_.loss_scale();
   info.repeated_passes = setup_.resume.repeated_passes + trainer_.repeated_passes();
   info.run_id = run_id_;

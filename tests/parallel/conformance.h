@@ -139,6 +139,16 @@ inline void broadcast_comes_from_any_root(Communicator& comm) {
   }
 }
 
+inline void text_is_gathered_with_its_lengths(Communicator& comm) {
+  const auto text_of = [](int rank) { return std::string(static_cast<size_t>(rank * 5 % 3), 'a'); };
+  const std::vector<std::string> texts = comm.gather(text_of(comm.rank()));
+  expect(texts.size() == static_cast<size_t>(comm.size()), "a text of each rank");
+  for (int r = 0; r < comm.size(); ++r) {
+    expect(texts[static_cast<size_t>(r)] == text_of(r), "text of rank " + std::to_string(r));
+  }
+  expect(comm.gather("") == std::vector<std::string>(texts.size()), "nothing at all");
+}
+
 inline void text_is_broadcast_with_its_length(Communicator& comm) {
   for (const int root : {0, comm.size() - 1}) {
     for (const std::string& text :
@@ -382,6 +392,7 @@ inline const std::vector<Check>& all_checks() {
       {"AllGatherPlacesShardsByRank", all_gather_places_shards_by_rank},
       {"BroadcastComesFromAnyRoot", broadcast_comes_from_any_root},
       {"TextIsBroadcastWithItsLength", text_is_broadcast_with_its_length},
+      {"TextIsGatheredWithItsLengths", text_is_gathered_with_its_lengths},
       {"ScalarsAreReduced", scalars_are_reduced},
       {"ShiftGoesRoundARing", shift_goes_round_a_ring},
       {"ShiftAlongAChainLeavesTheEndAlone", shift_along_a_chain_leaves_the_end_alone},

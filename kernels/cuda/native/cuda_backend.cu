@@ -1,6 +1,8 @@
 // The kernels for the GPU, as the library that the program opens at run time
 // (kernels/cuda_library.h).
 #include <cstdio>
+#include <string>
+#include <string_view>
 
 #include <device_memory.h>
 #include <graphs.h>
@@ -82,6 +84,18 @@ extern "C" int rwkv_cuda_devices(char* text, int size) {
     std::snprintf(text, static_cast<size_t>(size), "%s", error.what());
     return 0;
   }
+}
+
+extern "C" void rwkv_cuda_device_id(int device, char* text, int size) {
+  cudaDeviceProp properties{};
+  rwkv::device::check(cudaGetDeviceProperties(&properties, device), "device properties");
+  std::string id;
+  for (const char byte : properties.uuid.bytes) {
+    constexpr std::string_view kDigits = "0123456789abcdef";
+    id += kDigits[static_cast<unsigned char>(byte) >> 4];
+    id += kDigits[static_cast<unsigned char>(byte) & 15];
+  }
+  std::snprintf(text, static_cast<size_t>(size), "%s", id.c_str());
 }
 
 extern "C" void rwkv_cuda_select(int device) {

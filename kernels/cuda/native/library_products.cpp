@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <tuple>
 
 #include <algorithm_text.h>
@@ -72,43 +73,55 @@ class Products {
     if (chosen == algorithms_.end()) {
       chosen = algorithms_.emplace(shape, choose(stream, *plan->second, operands)).first;
     }
-    call(stream, *plan->second, chosen->second, operands);
+    if (!call(stream, *plan->second, chosen->second, operands)) {
+      throw Error("cuBLASLt refuses its algorithm for a product of " + plan->second->text());
+    }
   }
 
   void measure(bool on) { measures_ = on; }
   std::string write() const { return write_algorithms(id_, algorithms_); }
   std::string read(const std::string& text) {
     AlgorithmTable table;
-    std::string why = read_algorithms(text, id_, table);
-    if (why.empty()) algorithms_ = std::move(table);
-    return why;
+    const std::string why = read_algorithms(text, id_, table);
+    if (!why.empty()) return why;
+    for (const auto& [shape, algorithm] : table) {
+      const ProductPlan plan(shape, {});
+      if (!plan.takes(handle_, algorithm, kProductWorkspace)) {
+        return "its algorithm for a product of " + plan.text() + " does not run here";
+      }
+    }
+    for (const auto& [shape, algorithm] : table) algorithms_.insert_or_assign(shape, algorithm);
+    return "";
   }
 
  private:
-  void call(const Stream& stream, const ProductPlan& plan, const cublasLtMatmulAlgo_t& algorithm,
+  // False: refused.
+  bool call(const Stream& stream, const ProductPlan& plan, const cublasLtMatmulAlgo_t& algorithm,
             const ProductOperands& operands) const {
-    plan.run(handle_, algorithm, operands, stream.scratch, kProductWorkspace, stream.native);
+    return plan.run(handle_, algorithm, operands, stream.scratch, kProductWorkspace, stream.native);
   }
 
+  // Of those that do not refuse the operands, if any is left.
   cublasLtMatmulAlgo_t choose(const Stream& stream, const ProductPlan& plan,
                               const ProductOperands& operands) const {
     const auto found = plan.algorithms(handle_, kProductWorkspace);
     if (!measures_ || found.size() == 1) return found.front();
     size_t best = 0;
-    float least = time_of(stream, plan, found.front(), operands) * kWorthIt;
-    for (size_t i = 1; i < found.size(); ++i) {
-      const float time = time_of(stream, plan, found[i], operands);
-      if (time >= least) continue;
-      least = time;
+    std::optional<float> least;
+    for (size_t i = 0; i < found.size(); ++i) {
+      const std::optional<float> time = time_of(stream, plan, found[i], operands);
+      if (!time || (least && *time >= *least)) continue;
+      least = i == 0 ? *time * kWorthIt : *time;
       best = i;
     }
     return found[best];
   }
 
-  // The least of a few runs, after one that loads the kernel.
-  float time_of(const Stream& stream, const ProductPlan& plan,
-                const cublasLtMatmulAlgo_t& algorithm, const ProductOperands& operands) const {
-    call(stream, plan, algorithm, operands);
+  // The least of a few runs, after one that loads the kernel; nullopt: refused.
+  std::optional<float> time_of(const Stream& stream, const ProductPlan& plan,
+                               const cublasLtMatmulAlgo_t& algorithm,
+                               const ProductOperands& operands) const {
+    if (!call(stream, plan, algorithm, operands)) return std::nullopt;
     float least = 0;
     for (int i = 0; i < kTimedRuns; ++i) {
       Event start, end;

@@ -6,6 +6,8 @@ namespace rwkv::cuda {
 namespace {
 
 constexpr int kMostAlgorithms = 8;
+// Of every operand: tensors and their rows begin at multiples of it (library_takes).
+constexpr uint32_t kOperandAlignment = 16;
 
 cudaDataType_t data_type(DType type) {
   return type == DType::kF32 ? CUDA_R_32F : type == DType::kBF16 ? CUDA_R_16BF : CUDA_R_16F;
@@ -62,6 +64,13 @@ ProductPlan::Preference ProductPlan::preference(int64_t workspace) const {
   check(cublasLtMatmulPreferenceSetAttribute(made, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes,
                                              sizeof bytes),
         "workspace");
+  for (const cublasLtMatmulPreferenceAttributes_t which :
+       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+    check(cublasLtMatmulPreferenceSetAttribute(made, which, &kOperandAlignment,
+                                               sizeof kOperandAlignment),
+          "alignment");
+  }
   if (!shape_.whole) return owner;
   const uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE;
   check(cublasLtMatmulPreferenceSetAttribute(made, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
@@ -84,21 +93,38 @@ std::vector<cublasLtMatmulAlgo_t> ProductPlan::algorithms(cublasLtHandle_t handl
     const auto& result = found[static_cast<size_t>(i)];
     if (result.state == CUBLAS_STATUS_SUCCESS) algorithms.push_back(result.algo);
   }
-  if (algorithms.empty()) {
-    throw Error("cuBLASLt has no algorithm for a product of " + std::to_string(shape_.n) + " x " +
-                std::to_string(shape_.k) + " x " + std::to_string(shape_.m));
-  }
+  if (algorithms.empty()) throw Error("cuBLASLt has no algorithm for a product of " + text());
   return algorithms;
 }
 
-void ProductPlan::run(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
+std::string ProductPlan::text() const {
+  return std::to_string(shape_.n) + " x " + std::to_string(shape_.k) + " x " +
+         std::to_string(shape_.m);
+}
+
+bool ProductPlan::takes(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
+                        int64_t workspace) const {
+  cublasLtMatmulHeuristicResult_t result{};
+  const cublasStatus_t code = cublasLtMatmulAlgoCheck(handle, operation_.get(), a_.get(), b_.get(),
+                                                      c_.get(), c_.get(), &algorithm, &result);
+  return code == CUBLAS_STATUS_SUCCESS && result.state == CUBLAS_STATUS_SUCCESS &&
+         result.workspaceSize <= static_cast<size_t>(workspace);
+}
+
+bool ProductPlan::run(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
                       const ProductOperands& operands, void* workspace, int64_t workspace_bytes,
                       void* stream) const {
   const float one = 1, beta = shape_.adds ? 1 : 0;
-  check(cublasLtMatmul(handle, operation_.get(), &one, operands.a, a_.get(), operands.b, b_.get(),
-                       &beta, operands.add, c_.get(), operands.to, c_.get(), &algorithm, workspace,
-                       static_cast<size_t>(workspace_bytes), static_cast<cudaStream_t>(stream)),
-        "product");
+  const cublasStatus_t code =
+      cublasLtMatmul(handle, operation_.get(), &one, operands.a, a_.get(), operands.b, b_.get(),
+                     &beta, operands.add, c_.get(), operands.to, c_.get(), &algorithm, workspace,
+                     static_cast<size_t>(workspace_bytes), static_cast<cudaStream_t>(stream));
+  if (code == CUBLAS_STATUS_NOT_SUPPORTED || code == CUBLAS_STATUS_INVALID_VALUE ||
+      code == CUBLAS_STATUS_ARCH_MISMATCH) {
+    return false;
+  }
+  check(code, "product");
+  return true;
 }
 
 }  // namespace rwkv::cuda

@@ -4,6 +4,7 @@
 #include <cublasLt.h>
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/base/dtype.h"
@@ -42,11 +43,15 @@ class ProductPlan {
  public:
   ProductPlan(const ProductShape&, const ProductBatch&);
 
-  // The library's algorithms that need no more than `workspace` bytes, best first by its own
-  // judgement. Throws Error when there is none.
+  // The library's algorithms that need no more than `workspace` bytes, and operands and rows at
+  // multiples of 16 bytes, best first by its own judgement. Throws Error when there is none.
   std::vector<cublasLtMatmulAlgo_t> algorithms(cublasLtHandle_t, int64_t workspace) const;
-  void run(cublasLtHandle_t, const cublasLtMatmulAlgo_t&, const ProductOperands&, void* workspace,
+  // Whether the library says that it can run this one.
+  bool takes(cublasLtHandle_t, const cublasLtMatmulAlgo_t&, int64_t workspace) const;
+  // False: the algorithm does not take these operands, and nothing was done.
+  bool run(cublasLtHandle_t, const cublasLtMatmulAlgo_t&, const ProductOperands&, void* workspace,
            int64_t workspace_bytes, void* stream) const;
+  std::string text() const;  // "8 x 16 x 32": rows, sum, columns, as the caller has them
 
  private:
   struct Destroy {

@@ -49,6 +49,7 @@ CheckpointInfo info_of(int64_t step) {
   info.tokens = 100 * step;
   info.recipe = "model: {layers: 2}\n";
   info.numerics = "cpu test";
+  info.tokens_a_pass = 4096;
   return info;
 }
 
@@ -113,6 +114,7 @@ TEST_F(CheckpointTest, TheIndexSaysWhatItIs) {
   EXPECT_EQ(info.tokens, 700);
   EXPECT_EQ(info.recipe, "model: {layers: 2}\n");
   EXPECT_EQ(info.numerics, "cpu test");
+  EXPECT_EQ(info.tokens_a_pass, 4096);
   const auto specs = param_table(config());
   const auto shapes = checkpoint_shapes(at(7));
   ASSERT_EQ(shapes.size(), specs.size());

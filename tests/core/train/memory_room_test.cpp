@@ -82,5 +82,49 @@ TEST_F(FitPasses, StayWhereTheRecipeSaysThemOrNothingIsKnown) {
   EXPECT_EQ(fit(recipe(), -1), as_it_was);
 }
 
+// Ranks take what the least of them has room for, and a run that goes on what it had before.
+TEST_F(FitPasses, AreTheSameOnAllRanksAndWhenARunGoesOn) {
+  const Recipe fast = recipe({"precision=fp32", "parallel.reduction=fast"});
+  const Recipe exact = recipe({"precision=fp32", "parallel.reduction=exact"});
+  free_bytes = planned(fast, 65536, true) * 2;
+  const auto settled = [&](const Recipe& r, int64_t before) {
+    int64_t tokens = 0;
+    run_local(2, [&](Communicator& ranks) {
+      Machine m = machine(r);
+      settle_passes(r, m, plan_mesh(r, 1), before, ranks);
+      if (ranks.rank() == 0) tokens = fitted_tokens(r, m);
+    });
+    return tokens;
+  };
+  EXPECT_EQ(settled(fast, 0), 65536);
+  EXPECT_EQ(settled(fast, 8192), 8192);
+  EXPECT_EQ(settled(exact, 8192), 65536) << "its bits do not depend on it";
+  free_bytes = planned(fast, 4096, false) / 9 * 10 + 1000;
+  EXPECT_EQ(settled(fast, 8192), 4096) << "there is no more room";
+  EXPECT_EQ(settled(recipe({"train.micro_batch=2"}), 8192), 0);
+}
+
+TEST_F(FitPasses, APlanThatLeavesLibrariesNothingIsRefused) {
+  const std::vector<Arena::Entry> plan = {{"weights", int64_t{9} << 30},
+                                          {"stash", int64_t{1} << 30}};
+  const Memory& memory = *backend_with_room().memory;
+  free_bytes = (int64_t{10} << 30) + (int64_t{300} << 20);
+  EXPECT_NO_THROW(require_room(memory, plan, 1));
+  EXPECT_THROW(require_room(memory, plan, 2), InputError);  // NCCL takes more
+  free_bytes = (int64_t{10} << 30) + (int64_t{200} << 20);
+  try {
+    require_room(memory, plan, 1);
+    ADD_FAILURE() << "nothing was said";
+  } catch (const InputError& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find("10 GiB are planned a rank, 10 GiB are free, 256 MiB of them kept"),
+              std::string::npos)
+        << text;
+    EXPECT_LT(text.find("GiB  weights"), text.find("GiB  stash"));
+  }
+  free_bytes = -1;
+  EXPECT_NO_THROW(require_room(memory, plan, 1));
+}
+
 }  // namespace
 }  // namespace rwkv

@@ -3,6 +3,7 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/base/dtype.h"
@@ -42,6 +43,7 @@ struct Operation {
 };
 struct Preference {
   bool whole = false;
+  uint32_t alignment = 256;  // as the library's
 };
 struct Event {
   float at = 0;
@@ -50,6 +52,10 @@ struct Event {
 float now = 0;
 
 const Layout& layout(cublasLtMatrixLayout_t p) { return *reinterpret_cast<const Layout*>(p); }
+
+bool refuses(const cublasLtMatmulAlgo_t& algorithm) {
+  return std::ranges::count(library().refused, algorithm.data[0]) > 0;
+}
 
 template <class T, class Opaque>
 cublasStatus_t make(Opaque** p, const T& value) {
@@ -123,8 +129,11 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(const cublasLtMatmulPreference_t 
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p,
                                                     cublasLtMatmulPreferenceAttributes_t which,
                                                     const void* value, size_t) {
+  auto& own = *reinterpret_cast<Preference*>(p);
   if (which == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK) {
-    reinterpret_cast<Preference*>(p)->whole = *static_cast<const uint32_t*>(value) == 0;
+    own.whole = *static_cast<const uint32_t*>(value) == 0;
+  } else if (which == CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES) {
+    own.alignment = *static_cast<const uint32_t*>(value);
   }
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -136,6 +145,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
                                               cublasLtMatmulPreference_t preference, int most,
                                               cublasLtMatmulHeuristicResult_t found[], int* count) {
   *count = 0;
+  library().alignment = reinterpret_cast<Preference*>(preference)->alignment;
   for (size_t i = 0; i < library().times.size() && *count < most; ++i, ++*count) {
     found[i] = {};
     found[i].algo.data[0] = i;
@@ -145,11 +155,23 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   return *count == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
 }
 
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t,
+                                       cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                       cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                       const cublasLtMatmulAlgo_t* algorithm,
+                                       cublasLtMatmulHeuristicResult_t* result) {
+  if (refuses(*algorithm)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  *result = {};
+  result->state = CUBLAS_STATUS_SUCCESS;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, const void*,
                               const void* a, cublasLtMatrixLayout_t a_layout, const void* b,
                               cublasLtMatrixLayout_t b_layout, const void* beta, const void* add,
                               cublasLtMatrixLayout_t, void* c, cublasLtMatrixLayout_t c_layout,
                               const cublasLtMatmulAlgo_t* algorithm, void*, size_t, cudaStream_t) {
+  if (refuses(*algorithm)) return CUBLAS_STATUS_NOT_SUPPORTED;
   const auto& op = *reinterpret_cast<const Operation*>(operation);
   const Layout &la = layout(a_layout), &lb = layout(b_layout), &lc = layout(c_layout);
   const uint64_t k = op.trans_a ? la.rows : la.columns;

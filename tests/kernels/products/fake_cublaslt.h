@@ -17,6 +17,8 @@ struct ProductCall {
 
 struct Library {
   std::vector<float> times = {1};  // milliseconds of each algorithm that it offers, best first
+  std::vector<uint64_t> refused;   // algorithms that are offered and do not run
+  uint32_t alignment = 0;          // of operands, as the last question for algorithms had it
   std::vector<ProductCall> calls;
   const char* gpu = "Fake GPU";
 };

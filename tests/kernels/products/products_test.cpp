@@ -2,6 +2,8 @@
 // algorithms is taken.
 #include <gtest/gtest.h>
 
+#include <sstream>
+
 #include <library_products.h>
 #include "core/base/arena.h"
 #include "tests/kernels/products/fake_cublaslt.h"
@@ -38,6 +40,7 @@ class Products : public testing::Test {
   void SetUp() override {
     fake::library().calls.clear();
     fake::library().times = {1};
+    fake::library().refused.clear();
     cuda::library_choices().measure(false);
   }
   // y (8, 16) of zeros: a shape of its own for each k.
@@ -168,6 +171,34 @@ TEST_F(Products, ALittleFasterIsNoise) {
   EXPECT_EQ(last_algorithm(), 0U);
 }
 
+TEST_F(Products, OperandsAreSaidToBeginAtMultiplesOf16Bytes) {
+  multiply(72);
+  EXPECT_EQ(fake::library().alignment, 16U);
+}
+
+TEST_F(Products, OneThatIsRefusedIsPassedOver) {
+  fake::library().times = {1, 0.5f, 0.7f};
+  for (const uint64_t refused : {0U, 1U}) {
+    fake::library().refused = {refused};
+    cuda::library_choices().measure(true);
+    multiply(refused == 0 ? 88 : 120);
+    EXPECT_EQ(last_algorithm(), refused == 1 ? 2U : 1U);
+  }
+  fake::library().refused = {0, 1, 2};
+  EXPECT_THROW(multiply(104), Error);
+}
+
+// The same choices with the first algorithm for every shape: its words follow the last type.
+std::string with_algorithm_0(const std::string& text) {
+  std::string out;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line); out += line + "\n") {
+    const size_t type = line.rfind("f32 ");
+    if (type != std::string::npos) line[type + 4] = '0';
+  }
+  return out;
+}
+
 TEST_F(Products, ChoicesAreWrittenAndTakenAgain) {
   const ProductChoices& choices = cuda::library_choices();
   fake::library().times = {1, 0.5f};
@@ -176,7 +207,7 @@ TEST_F(Products, ChoicesAreWrittenAndTakenAgain) {
   choices.measure(false);
   const std::string text = choices.write();
   EXPECT_EQ(text.substr(0, text.find('\n')), "cuBLASLt 130000, Fake GPU");
-  EXPECT_EQ(choices.read(text.substr(0, text.find('\n') + 1)), "");  // none
+  EXPECT_EQ(choices.read(with_algorithm_0(text)), "");
   multiply(80);
   EXPECT_EQ(last_algorithm(), 0U);
   EXPECT_EQ(choices.read(text), "");
@@ -191,6 +222,19 @@ TEST_F(Products, ChoicesAreWrittenAndTakenAgain) {
     EXPECT_NE(choices.read(damaged).find("is no algorithm of a product"), std::string::npos);
   }
   EXPECT_EQ(choices.write(), text);
+
+  fake::library().refused = {1};
+  EXPECT_EQ(choices.read(text), "its algorithm for a product of 8 x 80 x 16 does not run here");
+}
+
+TEST_F(Products, ChoicesThatAreTakenLeaveTheOthers) {
+  const ProductChoices& choices = cuda::library_choices();
+  const std::string before = choices.write();
+  multiply(112);
+  const std::string more = choices.write();
+  ASSERT_NE(more, before);
+  EXPECT_EQ(choices.read(before), "");
+  EXPECT_EQ(choices.write(), more);
 }
 
 TEST_F(Products, NoAlgorithmIsAnErrorThatSaysTheShape) {

@@ -1,0 +1,71 @@
+#include "core/train/seat.h"
+
+#include <algorithm>
+#include <set>
+#include <sstream>
+
+#include "kernels/cuda_library.h"
+#include "parallel/agree.h"
+
+namespace rwkv {
+namespace {
+
+std::string joined(const std::vector<std::string>& ids) {
+  std::string text;
+  for (const std::string& id : ids) text += id + "\n";
+  return text;
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::istringstream in(text);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  return lines;
+}
+
+}  // namespace
+
+std::vector<int> share_out_devices(const std::vector<std::vector<std::string>>& visible) {
+  std::set<std::string> taken;
+  std::vector<int> devices;
+  for (const std::vector<std::string>& ids : visible) {
+    int device = kNoDevice;
+    for (size_t i = 0; i < ids.size() && device == kNoDevice; ++i) {
+      if (taken.insert(ids[i]).second) device = static_cast<int>(i);
+    }
+    devices.push_back(device);
+  }
+  return devices;
+}
+
+bool wants_gpu(const Recipe& recipe) {
+  const std::string& device = recipe.parallel.device;
+  if (device == "cpu" || (device == "auto" && recipe.precision == "fp64")) return false;
+  if (recipe.precision == "fp64") {
+    throw InputError("parallel.device cuda: precision fp64 runs on the CPU alone (bf16, fp32)");
+  }
+  const CudaLibrary& cuda = cuda_library();
+  if (cuda.devices > 0) return true;
+  if (device == "auto") return false;
+  throw InputError("parallel.device cuda: " + cuda.why + " (auto and cpu run here)");
+}
+
+int64_t on_seats(Communicator& world, const Recipe& recipe,
+                 const std::function<int64_t(Communicator& workers, const Seat&)>& work) {
+  bool gpu = false;
+  agree(world, [&] { gpu = wants_gpu(recipe); });
+  // Where ranks share GPUs each takes its turn ; ranks on CPUs need none.
+  const bool chooses = gpu && !recipe.parallel.share_gpu;
+  std::vector<std::vector<std::string>> visible;
+  for (const std::string& ids : world.gather(chooses ? joined(cuda_library().ids) : "")) {
+    visible.push_back(lines_of(ids));
+  }
+  const int device = share_out_devices(visible)[static_cast<size_t>(world.rank())];
+  return on_some(world, !chooses || device != kNoDevice, [&](Communicator& workers) {
+    Seat seat{host_place(workers), std::max(device, 0)};
+    if (gpu && !chooses) seat.device = seat.place.rank % cuda_library().devices;
+    return work(workers, seat);
+  });
+}
+
+}  // namespace rwkv
