@@ -37,7 +37,40 @@ void product(Bench& bench, int64_t rows, int64_t in, int64_t out) {
   bench.clear();
 }
 
+// The channel mix's products with relu squared, in two kernels and in one where there is one.
+void relu_squared(Bench& bench, int64_t rows, int64_t width) {
+  const ProductChoices* choices = bench.ops().choices;
+  const int64_t inner = 4 * width;
+  const Tensor x = bench.tensor(DType::kBF16, {rows, width}, 1);
+  const Tensor w = bench.tensor(DType::kBF16, {inner, width}, 0.02f);
+  const Tensor h = bench.tensor(DType::kBF16, {rows, inner}, 1);
+  const Tensor dh = bench.tensor(DType::kBF16, {rows, inner}, 1);
+  const ReluSquaredProduct forward{{.a = x, .b = w, .c = h, .trans_b = true}};
+  const ReluSquaredProduct backward{{.a = x, .b = w.reshaped({width, inner}), .c = dh}, h};
+  const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(width * inner);
+  for (const char* how : {"apart", "fused"}) {
+    if (choices != nullptr) {
+      const std::string written = choices->write();
+      const std::string id = written.substr(0, written.find('\n'));
+      const std::string shape = fmt::format("\nrelu_squared {} {} {} ", rows, inner, width);
+      const std::string why =
+          choices->read(id + shape + "forward " + how + shape + "backward " + how + "\n");
+      if (!why.empty()) throw Error(why);
+    }
+    const auto seconds = [&](const ReluSquaredProduct& op) {
+      return bench.seconds([&] { bench.ops().relu_squared_product(bench.stream(), op); });
+    };
+    const double there = seconds(forward), back = seconds(backward);
+    fmt::print("relu squared {} x {} -> {}, {}: {:.3f} ms {:.0f}, back {:.3f} ms {:.0f} TFLOP/s\n",
+               rows, width, inner, how, 1e3 * there, flops / there / 1e12, 1e3 * back,
+               flops / back / 1e12);
+    std::fflush(stdout);
+  }
+  bench.clear();
+}
+
 void products(Bench& bench) {
+  for (const int64_t width : {768, 1024, 2048, 2560}) relu_squared(bench, 16384, width);
   for (const int64_t width : {768, 1024, 2048, 2560}) {
     for (const int64_t rows : {16384}) {
       product(bench, rows, width, width);

@@ -57,6 +57,7 @@ OpCost cost(const Matmul& op) {
   return moves({op.a, op.b, op.c, added}) +
          OpCost{2 * static_cast<double>(op.c.elements()) * static_cast<double>(k), 0};
 }
+OpCost cost(const ReluSquaredProduct& op) { return cost(op.product) + moves({op.squared}); }
 OpCost cost(const WeightGradient& op) {
   return moves({op.left, op.right, op.to.sum, op.to.sum}) +
          OpCost{

@@ -24,6 +24,7 @@ struct Roof {
 };
 
 OpCost cost(const Matmul&);
+OpCost cost(const ReluSquaredProduct&);
 OpCost cost(const WeightGradient&);
 OpCost cost(const ActivationForward&);
 OpCost cost(const ActivationBackward&);

@@ -124,6 +124,21 @@ else()
   rwkv_component(CUDA FALSE "no nvcc: CPU build" "CUDA toolkit 13, CUDA_HOME")
 endif()
 
+# CUTLASS, headers: scripts/install-cutlass.sh puts them into build/cutlass.
+if(RWKV_HAS_CUDA)
+  find_path(CUTLASS_INCLUDE_DIR cutlass/gemm/kernel/gemm_universal.hpp HINTS ENV CUTLASS_HOME
+    PATHS ${CMAKE_SOURCE_DIR}/build/cutlass /usr/local/cuda PATH_SUFFIXES include)
+  if(CUTLASS_INCLUDE_DIR)
+    file(STRINGS ${CUTLASS_INCLUDE_DIR}/cutlass/version.h cutlass_version
+      REGEX "define CUTLASS_(MAJOR|MINOR|PATCH) ")
+    string(REGEX MATCHALL "[0-9]+" cutlass_version "${cutlass_version}")
+    string(REPLACE ";" "." cutlass_version "${cutlass_version}")
+    rwkv_component(CUTLASS TRUE "${cutlass_version} (${CUTLASS_INCLUDE_DIR})" "")
+  else()
+    rwkv_component(CUTLASS FALSE "no fused products on sm_90" "scripts/install-cutlass.sh, CUTLASS_HOME")
+  endif()
+endif()
+
 # NCCL, beside the CUDA toolkit or by itself (NCCL_HOME). It is of use with CUDA alone.
 set(RWKV_HAS_NCCL FALSE)
 if(RWKV_HAS_CUDA)

@@ -45,6 +45,7 @@ struct Backend {
   bool norm_backward_reads_out = true;   // false: norm_shift_backward asks for no shift.u
 
   Kernel<Matmul> matmul;
+  Kernel<ReluSquaredProduct> relu_squared_product;
   Kernel<WeightGradient> weight_gradient;
   Kernel<ActivationForward> activation_forward;
   Kernel<ActivationBackward> activation_backward;

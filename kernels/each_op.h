@@ -10,6 +10,7 @@ namespace rwkv {
 template <class Visit>
 void each_op(const Visit& visit) {
   visit.template operator()<&Backend::matmul>();
+  visit.template operator()<&Backend::relu_squared_product>();
   visit.template operator()<&Backend::weight_gradient>();
   visit.template operator()<&Backend::activation_forward>();
   visit.template operator()<&Backend::activation_backward>();

@@ -19,6 +19,16 @@ struct Matmul {
   Leaves leaves = {};    // without trans_a: rows of c are computed in calls that keep to a leaf
 };
 
+// A product with relu squared behind it, which need not be written out in between. One type, beta
+// 0.
+//   forward, `squared` empty: c = relu(op(a) op(b))^2
+//   backward: c = 2 sqrt(squared) op(a) op(b), element by element: the product is the gradient
+//   behind relu squared, c the one before it, and `squared` what forward gave.
+struct ReluSquaredProduct {
+  Matmul product;
+  ConstTensor squared = {};  // (M, N)
+};
+
 // to += left^T right: the gradient of a weight, summed over the R tokens leaf by leaf. left and
 // right are in the compute type, partials in the accumulation type.
 struct WeightGradient {

@@ -13,6 +13,7 @@ part=${PART:-all}
 [[ $part == all || $part == checks || $part == bench ]] || fail "PART=$part (allowed: checks, bench)"
 if [[ -z ${PREBUILT:-} ]]; then
   "$root/scripts/install-deps.sh" --dev
+  "$root/scripts/install-cutlass.sh" || echo "going on without it"
   cmake -S "$root" --preset release -DRWKV_BENCH=ON
   cmake --build "$root/build/release" --parallel "$jobs"
 fi

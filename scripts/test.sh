@@ -130,6 +130,7 @@ launch=()
 if setarch "$(uname -m)" -R true 2>/dev/null; then launch=(setarch "$(uname -m)" -R); fi
 
 nvcc=$(command -v nvcc || compgen -G "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" || true)
+if [[ -n $nvcc ]]; then "$root/scripts/install-cutlass.sh" || echo "test.sh: going on without CUTLASS" >&2; fi
 
 if $full; then
   if build release; then run_tests release; fi

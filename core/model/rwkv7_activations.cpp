@@ -101,10 +101,12 @@ TokenSum Rwkv7Block::Call::grad(Rwkv7Param p) const {
   return i < 0 ? TokenSum{} : params[static_cast<size_t>(i)].grad;
 }
 
+Matmul Rwkv7Block::Call::product_of(const Tensor& x, Rwkv7Param w, const Tensor& out) const {
+  return {.a = a.rows(x), .b = weight(w), .c = a.rows(out), .trans_b = true, .leaves = leaves()};
+}
+
 void Rwkv7Block::Call::product(const Tensor& x, Rwkv7Param w, const Tensor& out) const {
-  pass.ops.matmul(
-      pass.stream,
-      {.a = a.rows(x), .b = weight(w), .c = a.rows(out), .trans_b = true, .leaves = leaves()});
+  pass.ops.matmul(pass.stream, product_of(x, w, out));
 }
 
 void Rwkv7Block::Call::weight_gradient(const ConstTensor& dout, const Tensor& x,
@@ -117,14 +119,20 @@ void Rwkv7Block::Call::weight_gradient(const ConstTensor& dout, const Tensor& x,
                             .leaves = leaves()});
 }
 
+Matmul Rwkv7Block::Call::input_gradient_of(const ConstTensor& dout, Rwkv7Param w,
+                                           const Tensor& dx) const {
+  const Tensor to = a.rows(dx);
+  return {.a = dout.reshaped({to.shape[0], weight(w).shape[0]}),
+          .b = weight(w),
+          .c = to,
+          .leaves = leaves()};
+}
+
 void Rwkv7Block::Call::input_gradient(const ConstTensor& dout, Rwkv7Param w, const Tensor& dx,
                                       bool add) const {
-  const Tensor to = a.rows(dx);
-  pass.ops.matmul(pass.stream, {.a = dout.reshaped({to.shape[0], weight(w).shape[0]}),
-                                .b = weight(w),
-                                .c = to,
-                                .beta = add ? 1.0f : 0.0f,
-                                .leaves = leaves()});
+  Matmul op = input_gradient_of(dout, w, dx);
+  if (add) op.beta = 1;
+  pass.ops.matmul(pass.stream, op);
 }
 
 void Rwkv7Block::Call::low_rank_forward(const LowRank& mlp, Rwkv7Param w1, Rwkv7Param w2,

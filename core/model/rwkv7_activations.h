@@ -73,10 +73,12 @@ struct Rwkv7Block::Call {
 
   // out = x W^T for a linear weight [out, in].
   void product(const Tensor& x, Rwkv7Param w, const Tensor& out) const;
+  Matmul product_of(const Tensor& x, Rwkv7Param w, const Tensor& out) const;
   // dW += dout^T x.
   void weight_gradient(const ConstTensor& dout, const Tensor& x, Rwkv7Param w) const;
   // dx = dout W, or dx += dout W.
   void input_gradient(const ConstTensor& dout, Rwkv7Param w, const Tensor& dx, bool add) const;
+  Matmul input_gradient_of(const ConstTensor& dout, Rwkv7Param w, const Tensor& dx) const;
 
   void low_rank_forward(const LowRank&, Rwkv7Param w1, Rwkv7Param w2, const Tensor& x,
                         const Tensor& out) const;

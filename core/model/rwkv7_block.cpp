@@ -106,8 +106,8 @@ void Rwkv7Block::channel_mix_forward(const Call& call, ConstTensor x, Tensor out
   const auto& [pass, params, index, a] = call;
   norm_shift_forward(call, call.into_channel_mix(x, entering[kFfnShift]), kFfnShift, entering,
                      leaving);
-  call.product(a.channel_mixed, P::kFfnKey, a.squared);
-  pass.ops.activation_forward(pass.stream, {Activation::kReluSquared, a.squared, a.squared});
+  pass.ops.relu_squared_product(pass.stream,
+                                {call.product_of(a.channel_mixed, P::kFfnKey, a.squared)});
   pass.ops.matmul(pass.stream, {.a = a.rows(a.squared),
                                 .b = call.weight(P::kFfnValue),
                                 .c = a.rows(out),
@@ -123,8 +123,8 @@ void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary ente
   const Backend& ops = pass.ops;
   call.again(call.into_channel_mix(a.x_mid, entering[kFfnShift]));
   call.weight_gradient(dx, a.squared, P::kFfnValue);
-  call.input_gradient(dx, P::kFfnValue, a.dhidden, false);
-  ops.activation_backward(pass.stream, {Activation::kReluSquared, a.squared, a.dhidden, a.dhidden});
+  ops.relu_squared_product(
+      pass.stream, {call.input_gradient_of(dx, P::kFfnValue, a.dhidden), a.rows(a.squared)});
   call.input_gradient(a.dhidden, P::kFfnKey, a.dmixed[0], false);
   TokenShiftBackward shift{.u = a.u,
                            .halo = entering[kFfnShift],

@@ -11,6 +11,7 @@
 #include "kernels/cuda/norm_backward_ops.h"
 #include "kernels/cuda/time_mix_backward_ops.h"
 #include "kernels/cuda/wkv7_backward_ops.h"
+#include "kernels/relu_squared_product.h"
 
 namespace rwkv::cuda {
 
@@ -53,6 +54,9 @@ inline Backend make_table(std::string_view name, std::string_view isa) {
   t.isa = isa;
   t.bf16 = t.fp16 = true;
   t.matmul = typed<MatmulOp, Matmul>;
+  t.relu_squared_product =
+      relu_squared_in_turn<typed<MatmulOp, Matmul>, typed<ActivationForwardOp, ActivationForward>,
+                           typed<ActivationBackwardOp, ActivationBackward>>;
   t.weight_gradient = typed<WeightGradientOp, WeightGradient>;
   t.activation_forward = typed<ActivationForwardOp, ActivationForward>;
   t.activation_backward = typed<ActivationBackwardOp, ActivationBackward>;

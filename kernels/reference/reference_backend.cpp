@@ -11,6 +11,7 @@
 #include "kernels/reference/time_mix.h"
 #include "kernels/reference/token_shift.h"
 #include "kernels/reference/wkv7.h"
+#include "kernels/relu_squared_product.h"
 
 namespace rwkv {
 namespace {
@@ -71,16 +72,21 @@ Backend make_table() {
   t.isa = "generic";
   t.build = "gcc " __VERSION__;
   t.f64 = true;
-  t.matmul = by_type<Matmul, [](const Matmul& op) { return op.a.dtype; }, ref::matmul<double>,
-                     ref::matmul<float>>;
+  constexpr auto product = by_type<Matmul, [](const Matmul& op) { return op.a.dtype; },
+                                   ref::matmul<double>, ref::matmul<float>>;
+  constexpr auto activation =
+      by_type<ActivationForward, kOfX<ActivationForward>, ref::activation_forward<double>,
+              ref::activation_forward<float>>;
+  constexpr auto gradient =
+      by_type<ActivationBackward, kOfX<ActivationBackward>, ref::activation_backward<double>,
+              ref::activation_backward<float>>;
+  t.matmul = product;
+  t.relu_squared_product = relu_squared_in_turn<product, activation, gradient>;
   t.weight_gradient =
       by_type<WeightGradient, [](const WeightGradient& op) { return op.left.dtype; },
               ref::weight_gradient<double>, ref::weight_gradient<float>>;
-  t.activation_forward = by_type<ActivationForward, kOfX<ActivationForward>,
-                                 ref::activation_forward<double>, ref::activation_forward<float>>;
-  t.activation_backward =
-      by_type<ActivationBackward, kOfX<ActivationBackward>, ref::activation_backward<double>,
-              ref::activation_backward<float>>;
+  t.activation_forward = activation;
+  t.activation_backward = gradient;
   t.cast = cast_any;
   t.sum_squares = [](const Stream& stream, const SumSquares& op) {
     if (op.x.dtype == DType::kI64) return ref::sum_squares<int64_t>(stream, op);

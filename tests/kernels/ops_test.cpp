@@ -38,6 +38,25 @@ TEST_P(Ops, TanhOfSmallNumbers) {
   b.expect_close(1e-6, tolerance::kBf16Output);
 }
 
+// c of forward is `squared` of backward, as in a block.
+TEST_P(Ops, ProductsWithReluSquared) {
+  constexpr int64_t kInner = 48;
+  TwoBackends b = bench();
+  b.input("x", {kRows, kInner});
+  b.input("key", {kWidth, kInner});
+  b.input("dout", {kRows, kInner});
+  b.input("value", {kInner, kWidth});
+  b.output("squared", kFlat);
+  b.output("dhidden", kFlat);
+  b.run<ReluSquaredProduct>(&Backend::relu_squared_product, [&](const auto& t) {
+    return ReluSquaredProduct{{.a = t("x"), .b = t("key"), .c = t("squared"), .trans_b = true}};
+  });
+  b.run<ReluSquaredProduct>(&Backend::relu_squared_product, [&](const auto& t) {
+    return ReluSquaredProduct{{.a = t("dout"), .b = t("value"), .c = t("dhidden")}, t("squared")};
+  });
+  b.expect_close(tolerance::kFloat, 2 * tolerance::kBf16Output);
+}
+
 TEST_P(Ops, Embedding) {
   Owned<int32_t> tokens({kRows});
   for (int64_t i = 0; i < kRows; ++i) tokens[i] = static_cast<int32_t>(i * i % 11);

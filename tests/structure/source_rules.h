@@ -183,11 +183,13 @@ struct Owner {
   std::string_view header;  // beginning of the name
   std::string_view folder;
 };
-inline constexpr std::array<Owner, 17> kOwners = {{{"mpi.h", "parallel/"},
+inline constexpr std::array<Owner, 19> kOwners = {{{"mpi.h", "parallel/"},
                                                    {"nccl", "parallel/"},
                                                    {"cuda", "kernels/cuda/"},
                                                    {"cublas", "kernels/cuda/"},
                                                    {"cub/", "kernels/cuda/"},
+                                                   {"cutlass/", "kernels/cuda/"},
+                                                   {"cute/", "kernels/cuda/"},
                                                    {"hdf5", "core/io/"},
                                                    {"H5", "core/io/"},
                                                    {"zip.h", "core/io/"},

@@ -10,6 +10,7 @@
 #include "kernels/cpu/isa/token_shift.h"
 #include "kernels/cpu/isa/wkv7.h"
 #include "kernels/cpu/matmul.h"
+#include "kernels/relu_squared_product.h"
 
 namespace rwkv::cpu::RWKV_ISA {
 namespace {
@@ -62,11 +63,14 @@ void weight_gradient(const Stream& stream, const WeightGradient& op) {
 }  // namespace
 
 void fill(Backend& t) {
+  constexpr auto activation = by_type<ActivationForward, kOfX<ActivationForward>,
+                                      activation_forward<float>, activation_forward<bf16>>;
+  constexpr auto gradient = by_type<ActivationBackward, kOfX<ActivationBackward>,
+                                    activation_backward<float>, activation_backward<bf16>>;
   t.weight_gradient = weight_gradient;
-  t.activation_forward = by_type<ActivationForward, kOfX<ActivationForward>,
-                                 activation_forward<float>, activation_forward<bf16>>;
-  t.activation_backward = by_type<ActivationBackward, kOfX<ActivationBackward>,
-                                  activation_backward<float>, activation_backward<bf16>>;
+  t.relu_squared_product = relu_squared_in_turn<cpu::matmul, activation, gradient>;
+  t.activation_forward = activation;
+  t.activation_backward = gradient;
   t.cast = cast;
   t.sum_squares = sum_squares;
   t.embedding_forward =

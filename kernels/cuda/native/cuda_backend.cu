@@ -16,6 +16,16 @@ void matmul(const rwkv::Stream& stream, const rwkv::Matmul& op) {
                                 : rwkv::cuda::typed<rwkv::cuda::MatmulOp>(stream, op);
 }
 
+void relu_squared_in_two(const rwkv::Stream& stream, const rwkv::ReluSquaredProduct& op) {
+  using namespace rwkv::cuda;
+  rwkv::relu_squared_in_turn<matmul, typed<ActivationForwardOp, rwkv::ActivationForward>,
+                             typed<ActivationBackwardOp, rwkv::ActivationBackward>>(stream, op);
+}
+
+void relu_squared_product(const rwkv::Stream& stream, const rwkv::ReluSquaredProduct& op) {
+  rwkv::cuda::library_relu_squared(stream, op, relu_squared_in_two);
+}
+
 void weight_gradient(const rwkv::Stream& stream, const rwkv::WeightGradient& op) {
   using namespace rwkv::cuda;
   const bool fixed = op.to.fixed(), floats = !fixed && op.leaves.leaf == 0;
@@ -41,6 +51,7 @@ rwkv::Backend make_backend() {
   t.bf16 = has_bf16();
   t.memory = &rwkv::device::device_memory();
   t.matmul = matmul;
+  t.relu_squared_product = relu_squared_product;
   t.weight_gradient = weight_gradient;
   t.recording = &rwkv::device::graphs();
   t.choices = &rwkv::cuda::library_choices();

@@ -8,35 +8,17 @@
 
 #include <algorithm_text.h>
 #include <device_check.h>
+#include <hopper_products.h>
 #include <product_plan.h>
+#include <relu_squared_check.h>
+#include <timing.h>
 
 namespace rwkv::cuda {
 namespace {
 
-constexpr int kTimedRuns = 3;
 // A measured algorithm is taken for the library's own first choice when it is faster by this much:
 // less is noise.
 constexpr float kWorthIt = 0.97f;
-
-class Event {
- public:
-  Event() { device::check(cudaEventCreate(&event_), "event"); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-  ~Event() { cudaEventDestroy(event_); }
-  void record(void* stream) {
-    device::check(cudaEventRecord(event_, static_cast<cudaStream_t>(stream)), "event");
-  }
-  float milliseconds_since(const Event& start) const {
-    device::check(cudaEventSynchronize(event_), "a product that is timed");
-    float milliseconds = 0;
-    device::check(cudaEventElapsedTime(&milliseconds, start.event_, event_), "event");
-    return milliseconds;
-  }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
 
 // One a device; calls come from one thread a device at a time.
 class Products {
@@ -56,6 +38,7 @@ class Products {
     cudaDeviceProp properties{};
     device::check(cudaGetDeviceProperties(&properties, device), "device properties");
     id_ = "cuBLASLt " + std::to_string(cublasLtGetVersion()) + ", " + properties.name;
+    if (const std::string fused = hopper_library(); !fused.empty()) id_ += ", " + fused;
   }
   Products(const Products&) = delete;
   Products& operator=(const Products&) = delete;
@@ -69,28 +52,43 @@ class Products {
       plan = plans_.emplace(std::pair(shape, batch), std::make_unique<ProductPlan>(shape, batch))
                  .first;
     }
-    auto chosen = algorithms_.find(shape);
-    if (chosen == algorithms_.end()) {
-      chosen = algorithms_.emplace(shape, choose(stream, *plan->second, operands)).first;
+    auto chosen = table_.algorithms.find(shape);
+    if (chosen == table_.algorithms.end()) {
+      chosen = table_.algorithms.emplace(shape, choose(stream, *plan->second, operands)).first;
     }
     if (!call(stream, *plan->second, chosen->second, operands)) {
       throw Error("cuBLASLt refuses its algorithm for a product of " + plan->second->text());
     }
   }
 
+  void relu_squared(const Stream& stream, const ReluSquaredProduct& op,
+                    Kernel<ReluSquaredProduct> in_turn) {
+    if (!hopper_takes(op)) return in_turn(stream, op);
+    const ReluSquaredShape shape{op.product.c.shape[0], op.product.c.shape[1],
+                                 op.product.a.shape[1], !op.squared.empty()};
+    auto chosen = table_.fused.find(shape);
+    if (chosen == table_.fused.end()) {
+      chosen = table_.fused.emplace(shape, measures_ && pays(stream, op, in_turn)).first;
+    }
+    chosen->second ? hopper_relu_squared(stream, op) : in_turn(stream, op);
+  }
+
   void measure(bool on) { measures_ = on; }
-  std::string write() const { return write_algorithms(id_, algorithms_); }
+  std::string write() const { return write_choices(id_, table_); }
   std::string read(const std::string& text) {
-    AlgorithmTable table;
-    const std::string why = read_algorithms(text, id_, table);
+    ProductTable table;
+    const std::string why = read_choices(text, id_, table);
     if (!why.empty()) return why;
-    for (const auto& [shape, algorithm] : table) {
+    for (const auto& [shape, algorithm] : table.algorithms) {
       const ProductPlan plan(shape, {});
       if (!plan.takes(handle_, algorithm, kProductWorkspace)) {
         return "its algorithm for a product of " + plan.text() + " does not run here";
       }
     }
-    for (const auto& [shape, algorithm] : table) algorithms_.insert_or_assign(shape, algorithm);
+    for (const auto& [shape, algorithm] : table.algorithms) {
+      table_.algorithms.insert_or_assign(shape, algorithm);
+    }
+    for (const auto& [shape, fused] : table.fused) table_.fused.insert_or_assign(shape, fused);
     return "";
   }
 
@@ -117,28 +115,33 @@ class Products {
     return found[best];
   }
 
-  // The least of a few runs, after one that loads the kernel; nullopt: refused.
+  // After one run that loads the kernel; nullopt: refused.
   std::optional<float> time_of(const Stream& stream, const ProductPlan& plan,
                                const cublasLtMatmulAlgo_t& algorithm,
                                const ProductOperands& operands) const {
     if (!call(stream, plan, algorithm, operands)) return std::nullopt;
-    float least = 0;
-    for (int i = 0; i < kTimedRuns; ++i) {
-      Event start, end;
-      start.record(stream.native);
-      call(stream, plan, algorithm, operands);
-      end.record(stream.native);
-      const float time = end.milliseconds_since(start);
-      if (i == 0 || time < least) least = time;
+    return device::least_time(stream.native, [&] { call(stream, plan, algorithm, operands); });
+  }
+
+  // Whether one kernel is right here, and faster than two.
+  static bool pays(const Stream& stream, const ReluSquaredProduct& op,
+                   Kernel<ReluSquaredProduct> in_turn) {
+    if (!relu_squared_agrees(stream, !op.squared.empty(), hopper_relu_squared, in_turn)) {
+      return false;
     }
-    return least;
+    const auto time_of_way = [&](Kernel<ReluSquaredProduct> way) {
+      way(stream, op);
+      return device::least_time(stream.native, [&] { way(stream, op); });
+    };
+    const float apart = time_of_way(in_turn);
+    return time_of_way(hopper_relu_squared) < apart * kWorthIt;
   }
 
   cublasLtHandle_t handle_ = nullptr;  // to the end of the process
   std::string id_;
   bool measures_ = false;
   std::map<std::pair<ProductShape, ProductBatch>, std::unique_ptr<ProductPlan>> plans_;
-  AlgorithmTable algorithms_;
+  ProductTable table_;
 };
 
 // The library wants rows of multiples of 16 bytes for its fast kernels, and takes 4 bytes at least.
@@ -212,6 +215,11 @@ void library_leaf_gradients(const Stream& stream, const LeafProducts& op) {
   Products::here().run(
       stream, shape, batch,
       {op.right.data, op.left.data + op.begin * bytes_of(op.left.dtype), op.to, op.to});
+}
+
+void library_relu_squared(const Stream& stream, const ReluSquaredProduct& op,
+                          Kernel<ReluSquaredProduct> in_turn) {
+  Products::here().relu_squared(stream, op, in_turn);
 }
 
 const ProductChoices& library_choices() {

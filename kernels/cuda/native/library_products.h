@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/base/stream.h"
+#include "kernels/backend.h"
 #include "kernels/cuda/leaf_products.h"
 #include "kernels/matmul.h"
 #include "kernels/product_choices.h"
@@ -20,6 +21,11 @@ void library_matmul(const Stream&, const Matmul&);
 // Without leaves.
 void library_weight_gradient(const Stream&, const WeightGradient&);
 void library_leaf_gradients(const Stream&, const LeafProducts&);
+
+// In one kernel where there is one for this GPU and measuring has found it faster, else by
+// `in_turn`: a product, and relu squared behind it.
+void library_relu_squared(const Stream&, const ReluSquaredProduct&,
+                          Kernel<ReluSquaredProduct> in_turn);
 
 // Bytes of a stream's scratch that a product may use.
 inline constexpr int64_t kProductWorkspace = int64_t{32} << 20;

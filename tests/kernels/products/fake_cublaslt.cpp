@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/base/dtype.h"
+#include "core/base/memory.h"
 
 namespace rwkv::fake {
 namespace {
@@ -69,6 +69,8 @@ cublasStatus_t destroy(Opaque* p) {
 }
 
 }  // namespace
+
+void pass_time(float milliseconds) { now += milliseconds; }
 
 Library& library() {
   static Library own;
@@ -224,5 +226,36 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
   *milliseconds = reinterpret_cast<Event*>(to)->at - reinterpret_cast<Event*>(from)->at;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void** p, size_t bytes) {
+  *p = rwkv::host_memory().allocate(static_cast<int64_t>(bytes));
+  return cudaSuccess;
+}
+cudaError_t cudaFree(void* p) {
+  rwkv::host_memory().release(static_cast<std::byte*>(p));
+  return cudaSuccess;
+}
+cudaError_t cudaMemset(void* p, int value, size_t bytes) {
+  std::memset(p, value, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
+  return cudaMemset(p, value, bytes);
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t) {
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void*) {
+  attributes->type = cudaMemoryTypeDevice;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *free = *total = 0;
   return cudaSuccess;
 }

@@ -2,6 +2,7 @@
 // algorithms is taken.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <sstream>
 
 #include <library_products.h>
@@ -41,6 +42,9 @@ class Products : public testing::Test {
     fake::library().calls.clear();
     fake::library().times = {1};
     fake::library().refused.clear();
+    fake::library().fuses = false;
+    fake::library().fuses_rightly = true;
+    fake::library().fused_calls = 0;
     cuda::library_choices().measure(false);
   }
   // y (8, 16) of zeros: a shape of its own for each k.
@@ -219,7 +223,7 @@ TEST_F(Products, ChoicesAreWrittenAndTakenAgain) {
             "they are of 'cuBLASLt 120000, Fake GPU', this is 'cuBLASLt 130000, Fake GPU'");
   for (const std::string& damaged : {text.substr(0, text.size() - 20), text + "1 2\n",
                                      text + "# more\n", text.substr(0, text.size() - 1) + " 1\n"}) {
-    EXPECT_NE(choices.read(damaged).find("is no algorithm of a product"), std::string::npos);
+    EXPECT_NE(choices.read(damaged).find("is no choice for a product"), std::string::npos);
   }
   EXPECT_EQ(choices.write(), text);
 
@@ -235,6 +239,86 @@ TEST_F(Products, ChoicesThatAreTakenLeaveTheOthers) {
   ASSERT_NE(more, before);
   EXPECT_EQ(choices.read(before), "");
   EXPECT_EQ(choices.write(), more);
+}
+
+// The product by the library, and what follows by the reference.
+void in_two(const Stream& stream, const ReluSquaredProduct& op) {
+  cuda::library_matmul(stream, op.product);
+  for (int64_t i = 0; i < op.product.c.elements(); ++i) {
+    bf16& y = op.product.c.as<bf16>()[i];
+    const float x = float(y);
+    y = bf16(op.squared.empty() ? std::max(x, 0.0F) * std::max(x, 0.0F)
+                                : x * 2 * std::sqrt(float(op.squared.as<bf16>()[i])));
+  }
+}
+
+class ReluSquaredProducts : public Products {
+ protected:
+  // Forward with sums of k, and backward from what it gave. How many calls were of one kernel.
+  static int run(int64_t k) {
+    Owned<bf16> x({8, k}), key({16, k}), squared({8, 16}), dout({8, k}), value({k, 16}),
+        dx({8, 16});
+    for (const auto& m : {x.view(), key.view(), dout.view(), value.view()}) {
+      for (int64_t i = 0; i < m.elements(); ++i) {
+        m.as<bf16>()[i] = bf16(static_cast<float>(i % 7 - 2));
+      }
+    }
+    const int before = fake::library().fused_calls;
+    cuda::library_relu_squared(
+        stream(), {{.a = x.view(), .b = key.view(), .c = squared.view(), .trans_b = true}}, in_two);
+    cuda::library_relu_squared(
+        stream(), {{.a = dout.view(), .b = value.view(), .c = dx.view()}, squared.view()}, in_two);
+    return fake::library().fused_calls - before;
+  }
+};
+
+TEST_F(ReluSquaredProducts, GoInTwoUnlessMeasuredFaster) {
+  fake::library().fuses = true;
+  fake::library().fused_time = 0.5F;
+  EXPECT_EQ(run(200), 0) << "not measured";
+  cuda::library_choices().measure(true);
+  EXPECT_GT(run(208), 2) << "checked, timed and taken";
+  cuda::library_choices().measure(false);
+  EXPECT_EQ(run(208), 2);
+  EXPECT_EQ(run(200), 0) << "as it was chosen";
+  cuda::library_choices().measure(true);
+  fake::library().fused_time = 0.99F;
+  run(216);
+  EXPECT_EQ(run(216), 0) << "a little faster is noise";
+}
+
+TEST_F(ReluSquaredProducts, OneKernelThatIsWrongIsNotTaken) {
+  fake::library().fuses = true;
+  fake::library().fuses_rightly = false;
+  fake::library().fused_time = 0.1F;
+  cuda::library_choices().measure(true);
+  run(224);
+  EXPECT_EQ(run(224), 0);
+}
+
+TEST_F(ReluSquaredProducts, ChoicesAreWrittenAndTakenAgain) {
+  fake::library().fuses = true;
+  fake::library().fused_time = 0.1F;
+  const ProductChoices& choices = cuda::library_choices();
+  choices.measure(true);
+  run(232);
+  choices.measure(false);
+  const std::string text = choices.write(), line = "relu_squared 8 16 232 forward fused\n";
+  const size_t at = text.find(line);
+  ASSERT_NE(at, std::string::npos) << text;
+  const auto with = [&](const std::string& other) {
+    return std::string(text).replace(at, line.size(), other);
+  };
+  EXPECT_EQ(choices.read(with("relu_squared 8 16 232 forward apart\n")), "");
+  EXPECT_EQ(run(232), 1) << "backward as it was";
+  EXPECT_EQ(choices.read(text), "");
+  EXPECT_EQ(run(232), 2);
+  for (const char* damaged :
+       {"relu_squared 8 16 232 sideways fused\n", "relu_squared 8 16 232 forward perhaps\n",
+        "relu_squared 8 0 232 forward fused\n", "relu_squared 8 16 232 forward\n",
+        "relu_squared 8 16 232 forward fused 1\n"}) {
+    EXPECT_NE(choices.read(with(damaged)).find("is no choice for a product"), std::string::npos);
+  }
 }
 
 TEST_F(Products, NoAlgorithmIsAnErrorThatSaysTheShape) {
