@@ -177,8 +177,11 @@ void norm_and_shift(Bench& bench, int64_t rows, int64_t width) {
   });
   const double back = bench.seconds([&] { ops.norm_shift_backward(bench.stream(), backward); });
   const double unit = static_cast<double>(rows * width) * 2e-9;
-  fmt::print("norm and shift {} x {}: forward {:.0f} GB/s (apart {:.0f}), backward {:.0f} GB/s\n",
-             rows, width, 8 * unit / fused, 8 * unit / apart, 12 * unit / back);
+  fmt::print(
+      "norm and shift {} x {}: forward {:.0f} GB/s (apart {:.0f}), backward {:.0f} GB/s, {:.1f} "
+      "us\n",
+      rows, width, 8 * unit / fused, 8 * unit / apart, (width <= 2048 ? 9 : 12) * unit / back,
+      1e6 * back);
   std::fflush(stdout);
   bench.clear();
 }

@@ -1,10 +1,9 @@
-// Backward through layer norm, alone or with the token shift that follows it, in two kernels: what
-// sums over tokens goes column by column, and leaves what sums over channels as partials of a row;
-// then rows are independent.
+// Backward through layer norm, alone or with the token shift that follows it. Where a block's
+// threads have registers for a row it is one kernel; else two: what sums over tokens goes column by
+// column, and leaves what sums over channels as partials of a row, then rows are independent.
 #pragma once
 
-#include "kernels/cuda/norm_ops.h"
-#include "kernels/cuda/token_sums.h"
+#include "kernels/cuda/norm_backward_rows.h"
 
 namespace rwkv::cuda {
 
@@ -55,167 +54,34 @@ struct RowSums {
   }
 };
 
-// Rows of a slab from the last to the first, each row of each gradient read once: it gives to
-// itself and to the row before it. kMixes: of the shift; 0: none follows, and `dout` is what comes
-// in.
+// Rows of a slab, and the sums of each for its own gradient.
 template <class T, int K, int kMixes>
 struct NormBackSums {
-  static constexpr int kKept = kMixes == 0 ? 1 : kMixes;
+  using Input = NormBackInput<T, K, kMixes>;
 
-  const T* x;
-  const float *weight, *bias, *mean, *rstd;
-  const T* dout;
+  Input input;
   T* du;
-  ShiftEdges edges;
-  MixGradients<T> gradients;
-  const float* from_right;  // nullptr: nothing comes
-  int64_t at;
-  SlabSums sums;  // of the mixes, then of weight and bias
+  SlabSums sums;
   RowSums row_sums;
   Slabs slabs;
-  int64_t width;
 
   RWKV_DEVICE void operator()() const {
-    const ColumnLane<K> lane(width);
-    const bool inside = lane.c < width;
+    const ColumnLane<K> lane(input.width);
+    const bool inside = lane.c < input.width;
     const int64_t c = inside ? lane.c : 0;
-    const RowRange range = slabs.of_slab(lane.slab);
-    Channels p;
-    load_run(weight + c, p.by);
-    load_run(bias + c, p.plus);
-    for (int m = 0; m < kMixes; ++m) load_run(gradients.mix[m] + c, p.mix[m]);
-    float sum[kMixes + 2][K] = {}, carry[K] = {};
-    ShiftEdges::Place place{};
-    if constexpr (kMixes > 0) {
-      place = edges.place(range.end);
-      if (range.end < slabs.rows)
-        carry_left(place, Incoming(*this, range.end, c, 0).sums(p), carry);
-    }
-    const int64_t first = range.begin;
-    NormedRow now = Raw(*this, range.end - 1, c, 0).normed(p);
-    // What the next two rows need is on its way while this one is worked on.
-    Raw x_next(*this, range.end - 2, c, first - 1), x_later(*this, range.end - 3, c, first - 1);
-    Incoming d_next(*this, range.end - 1, c, first), d_later(*this, range.end - 2, c, first);
-    for (int64_t r = range.end - 1; r >= range.begin; --r) {
-      const NormedRow before = x_next.normed(p);
-      const Incoming d = d_next;
-      x_next = x_later;
-      d_next = d_later;
-      x_later = Raw(*this, r - 3, c, first - 1);
-      d_later = Incoming(*this, r - 2, c, first);
-      float to[K];
-      if constexpr (kMixes == 0) {
-        unpack(d.d[0], to);
-      } else {
-        place = edges.ahead_of(place);
-        const MixSums of = d.sums(p);
-        through_mixes(place, c, of, carry, to);
-        add_mix_gradients(place, c, d, now, before, sum);
-        carry_left(place, of, carry);
-        if (inside) store_run(du + r * width + c, to);
-      }
-      float dy = 0, dy_n = 0;
-      for (int j = 0; j < K; ++j) {
-        sum[kMixes][j] += to[j] * now.n[j];
-        sum[kMixes + 1][j] += to[j];
-        dy += inside ? to[j] * p.by[j] : 0;
-        dy_n += inside ? to[j] * p.by[j] * now.n[j] : 0;
-      }
-      row_sums.put(r, lane.part(), dy, dy_n);
-      now = before;
-    }
+    const typename Input::Channels p(input, c);
+    float sum[Input::kSums][K] = {};
+    input.template walk<2>(slabs.of_slab(lane.slab), c, p, sum,
+                           [&](int64_t r, const float(&to)[K], const float(&n)[K]) {
+                             if (kMixes > 0 && inside) store_run(du + r * input.width + c, to);
+                             float dy = 0, dy_n = 0;
+                             for (int j = 0; j < K; ++j) {
+                               dy += inside ? to[j] * p.by[j] : 0;
+                               dy_n += inside ? to[j] * p.by[j] * n[j] : 0;
+                             }
+                             row_sums.put(r, lane.part(), dy, dy_n);
+                           });
     if (inside) sums.put(lane.slab, c, sum);
-  }
-
- private:
-  struct Channels {
-    float by[K], plus[K], mix[kKept][K];
-  };
-  // Normalised, and with weight and bias as it was stored.
-  struct NormedRow {
-    float n[K] = {}, u[K] = {};
-  };
-  // Over the mixes of a row: of the gradients, and of what they give to the row before.
-  struct MixSums {
-    float all[K], left[K];
-  };
-
-  // A row as it lies in memory; ahead of `least`, and of the first one, there is none.
-  struct Raw {
-    Run<T, K> x{};
-    float mean = 0, rstd = 0;
-
-    RWKV_DEVICE Raw(const NormBackSums& of, int64_t r, int64_t c, int64_t least) {
-      if (r < 0 || r < least) return;
-      x = raw_run<K>(of.x + r * of.width + c);
-      mean = of.mean[r];
-      rstd = of.rstd[r];
-    }
-    RWKV_DEVICE NormedRow normed(const Channels& p) const {
-      NormedRow row;
-      unpack(x, row.n);
-      for (int j = 0; j < K; ++j) {
-        row.n[j] = (row.n[j] - mean) * rstd;
-        if constexpr (kMixes > 0) row.u[j] = as_stored<T>(row.n[j] * p.by[j] + p.plus[j]);
-      }
-      return row;
-    }
-  };
-  struct Incoming {
-    Run<T, K> d[kKept] = {};
-
-    RWKV_DEVICE Incoming(const NormBackSums& of, int64_t r, int64_t c, int64_t least) {
-      if (r < 0 || r < least) return;
-      for (int m = 0; m < kKept; ++m) {
-        const T* from = kMixes == 0 ? of.dout : of.gradients.dout[m];
-        d[m] = raw_run<K>(from + r * of.width + c);
-      }
-    }
-    RWKV_DEVICE MixSums sums(const Channels& p) const {
-      MixSums s{};
-      for (int m = 0; m < kMixes; ++m) {
-        float own[K];
-        unpack(d[m], own);
-        for (int j = 0; j < K; ++j) {
-          s.all[j] += own[j];
-          s.left[j] += own[j] * p.mix[m][j];
-        }
-      }
-      return s;
-    }
-  };
-
-  // What a row gives to the one before it.
-  RWKV_DEVICE void carry_left(const ShiftEdges::Place& place, const MixSums& of,
-                              float (&carry)[K]) const {
-    const bool cut = edges.is_edge(place);
-    for (int j = 0; j < K; ++j) carry[j] = cut ? 0 : of.left[j];
-  }
-
-  RWKV_DEVICE void through_mixes(const ShiftEdges::Place& place, int64_t c, const MixSums& of,
-                                 const float (&carry)[K], float (&to)[K]) const {
-    const bool handed = from_right != nullptr && place.token == at;
-    for (int j = 0; j < K; ++j) {
-      to[j] = of.all[j] - of.left[j] + carry[j];
-      if (handed) to[j] += from_right[int64_t{place.sequence} * width + c + j];
-      to[j] = as_stored<T>(to[j]);
-    }
-  }
-
-  RWKV_DEVICE void add_mix_gradients(const ShiftEdges::Place& place, int64_t c, const Incoming& d,
-                                     const NormedRow& now, const NormedRow& before,
-                                     float (&sum)[kMixes + 2][K]) const {
-    float difference[K];
-    for (int j = 0; j < K; ++j) difference[j] = before.u[j];
-    if (edges.is_edge(place)) {
-      for (int j = 0; j < K; ++j) difference[j] = edges.before(place, c + j);
-    }
-    for (int j = 0; j < K; ++j) difference[j] -= now.u[j];
-    for (int m = 0; m < kMixes; ++m) {
-      float own[K];
-      unpack(d.d[m], own);
-      for (int j = 0; j < K; ++j) sum[m][j] += own[j] * difference[j];
-    }
   }
 };
 
@@ -265,41 +131,137 @@ struct RunNormBackRows {
   }
 };
 
+// Two sums over a block with one sync: two rooms for each warp's take turns. Every thread must
+// come.
+struct BlockPairSums {
+  static constexpr int64_t kBytes = 2 * kWarp * int64_t{sizeof(Floats2)};
+
+  Floats2* room;
+  int turn = 0;
+
+  RWKV_DEVICE Floats2 operator()(Floats2 own) {
+    for (float& x : own.x) x = warp_sum(x);
+    Floats2* of_warps = room + turn * kWarp;
+    turn = 1 - turn;
+    if (lane_index() == 0) of_warps[warp_index()] = own;
+    device::sync_block();
+    Floats2 sum{{0, 0}};
+    for (int i = 0; i < device::thread_count() / kWarp; ++i) {
+      sum.x[0] += of_warps[i].x[0];
+      sum.x[1] += of_warps[i].x[1];
+    }
+    return sum;
+  }
+};
+
+// A block has a slab's rows whole: what their own gradients need is summed up on the spot, and the
+// gradient of the norm's output is never written. dx may be `residual`, and without mixes dout.
+template <class T, int kMixes>
+struct NormBackWhole {
+  static constexpr int K = 4;
+  static constexpr int kMostThreads = 512;  // of 128 registers
+  static constexpr int64_t kWidest = K * kMostThreads;
+  // Rows: some 32 KB a block, which a multiprocessor needs to have on their way.
+  static constexpr int kAhead = kMixes == kMaxMixes ? 1 : 3;
+  using Input = NormBackInput<T, K, kMixes>;
+
+  Input input;
+  const T* residual;
+  T* dx;
+  SlabSums sums;
+  Slabs slabs;
+
+  RWKV_DEVICE void operator()() const {
+    BlockPairSums of_row{reinterpret_cast<Floats2*>(device::shared_memory())};
+    const int64_t width = input.width, slab = block_index();
+    const bool inside = thread_index() * K < width;
+    const int64_t c = inside ? thread_index() * K : 0;
+    const float inverse = 1.0f / static_cast<float>(width);
+    const RowRange range = slabs.of_slab(slab);
+    const typename Input::Channels p(input, c);
+    float sum[Input::kSums][K] = {};
+    Run<T, K> past[kAhead];
+    for (int i = 0; i < kAhead; ++i) past[i] = past_row(range.end - 1 - i, range.begin, c);
+    input.template walk<kAhead>(
+        range, c, p, sum, [&](int64_t r, const float(&to)[K], const float(&n)[K]) {
+          float dy[K], to_x[K];
+          Floats2 all{{0, 0}};
+          for (int j = 0; j < K; ++j) {
+            dy[j] = inside ? to[j] * p.by[j] : 0;
+            all.x[0] += dy[j];
+            all.x[1] += dy[j] * n[j];
+          }
+          all = of_row(all);
+          unpack(past[0], to_x);
+          for (int i = 0; i + 1 < kAhead; ++i) past[i] = past[i + 1];
+          past[kAhead - 1] = past_row(r - kAhead, range.begin, c);
+          const float scale = input.rstd[r];
+          for (int j = 0; j < K; ++j) {
+            to_x[j] += scale * (dy[j] - all.x[0] * inverse - n[j] * (all.x[1] * inverse));
+          }
+          if (inside) store_run(dx + r * width + c, to_x);
+        });
+    if (inside) sums.put(slab, c, sum);
+  }
+
+ private:
+  RWKV_DEVICE Run<T, K> past_row(int64_t r, int64_t least, int64_t c) const {
+    return residual != nullptr && r >= least ? raw_run<K>(residual + r * input.width + c)
+                                             : Run<T, K>{};
+  }
+};
+
 template <class T, int K, int kMixes>
-void norm_shift_back(const Stream& stream, const NormShiftBackward& op, const Slabs& slabs) {
-  constexpr int kSums = kMixes + 2;
-  const LayerNormBackward& norm = op.norm;
-  const int64_t width = norm.weight.elements(), parts = ColumnLane<K>::parts(width);
+SlabSums norm_shift_back_in_two(const Stream& stream, const NormShiftBackward& op,
+                                const Slabs& slabs) {
+  const int64_t width = op.norm.weight.elements(), parts = ColumnLane<K>::parts(width);
   const RowRange rows = slabs.all_rows();
+  constexpr int kSums = NormBackInput<T, K, kMixes>::kSums;
   const SlabSums sums(stream, slabs, width, kSums,
                       (rows.end - rows.begin) * parts * int64_t{sizeof(Floats2)});
   const RowSums row_sums{reinterpret_cast<Floats2*>(sums.behind(kSums)), parts, rows.begin};
-  NormBackSums<T, K, kMixes> kernel{in<T>(norm.x),
-                                    in<float>(norm.weight),
-                                    in<float>(norm.bias),
-                                    in<float>(norm.mean),
-                                    in<float>(norm.rstd),
-                                    in<T>(norm.dout),
-                                    out<T>(op.shift.du),
-                                    {},
-                                    {},
-                                    in<float>(op.shift.dhalo_out),
-                                    op.shift.at,
-                                    sums,
-                                    row_sums,
-                                    slabs,
-                                    width};
-  if constexpr (kMixes > 0) {
-    kernel.edges = ShiftEdges(op.shift);
-    kernel.gradients = MixGradients<T>(op.shift);
-  }
-  device::launch(stream, {ColumnLane<K>::blocks(slabs.count(), width), kThreads, 0}, kernel);
+  device::launch(stream, {ColumnLane<K>::blocks(slabs.count(), width), kThreads, 0},
+                 NormBackSums<T, K, kMixes>{NormBackInput<T, K, kMixes>(op), out<T>(op.shift.du),
+                                            sums, row_sums, slabs});
   by_octets<RunNormBackRows, T>(width, stream,
-                                NormBackRowsOf{norm, row_sums, rows.end - rows.begin});
+                                NormBackRowsOf{op.norm, row_sums, rows.end - rows.begin});
+  return sums;
+}
+
+template <class T, int kMixes>
+SlabSums norm_shift_back_whole(const Stream& stream, const NormShiftBackward& op,
+                               const Slabs& slabs) {
+  using Kernel = NormBackWhole<T, kMixes>;
+  const int64_t width = op.norm.weight.elements();
+  const int64_t threads = (width / Kernel::K + kWarp - 1) / kWarp * kWarp;
+  const SlabSums sums(stream, slabs, width, Kernel::Input::kSums);
+  device::launch(
+      stream, {slabs.count(), static_cast<int>(threads), BlockPairSums::kBytes},
+      Kernel{typename Kernel::Input(op), in<T>(op.norm.residual), out<T>(op.norm.dx), sums, slabs});
+  return sums;
+}
+
+// Rows whole for 16-bit floats alone: of others they take twice the registers.
+template <class T, int K, int kMixes>
+SlabSums sums_and_rows(const Stream& stream, const NormShiftBackward& op, const Slabs& slabs) {
+  if constexpr (sizeof(T) == 2) {
+    using Whole = NormBackWhole<T, kMixes>;
+    const int64_t width = op.norm.weight.elements();
+    if (width % Whole::K == 0 && width <= Whole::kWidest) {
+      return norm_shift_back_whole<T, kMixes>(stream, op, slabs);
+    }
+  }
+  return norm_shift_back_in_two<T, K, kMixes>(stream, op, slabs);
+}
+
+template <class T, int K, int kMixes>
+void norm_shift_back(const Stream& stream, const NormShiftBackward& op, const Slabs& slabs) {
+  constexpr int kSums = NormBackInput<T, K, kMixes>::kSums;
+  const SlabSums sums = sums_and_rows<T, K, kMixes>(stream, op, slabs);
   PartialSum to[kSums];
   for (int m = 0; m < kMixes; ++m) to[m] = PartialSum(op.shift.dmix[static_cast<size_t>(m)]);
-  to[kMixes] = PartialSum(norm.dweight);
-  to[kMixes + 1] = PartialSum(norm.dbias);
+  to[kMixes] = PartialSum(op.norm.dweight);
+  to[kMixes + 1] = PartialSum(op.norm.dbias);
   add_slabs<kSums>(stream, slabs, sums, to);
 }
 template <class T, int K>
