@@ -124,18 +124,25 @@ else()
   rwkv_component(CUDA FALSE "no nvcc: CPU build" "CUDA toolkit 13, CUDA_HOME")
 endif()
 
-# CUTLASS, headers: scripts/install-cutlass.sh puts them into build/cutlass.
+# CUTLASS, headers: scripts/install-cutlass.sh puts them into build/cutlass. Older ones are none.
+set(RWKV_HAS_CUTLASS FALSE)
 if(RWKV_HAS_CUDA)
-  find_path(CUTLASS_INCLUDE_DIR cutlass/gemm/kernel/gemm_universal.hpp HINTS ENV CUTLASS_HOME
-    PATHS ${CMAKE_SOURCE_DIR}/build/cutlass /usr/local/cuda PATH_SUFFIXES include)
-  if(CUTLASS_INCLUDE_DIR)
+  find_path(CUTLASS_INCLUDE_DIR cutlass/version.h HINTS ENV CUTLASS_HOME ${CMAKE_SOURCE_DIR}/build/cutlass
+    PATHS /usr/local/cuda PATH_SUFFIXES include)
+  if(EXISTS "${CUTLASS_INCLUDE_DIR}/cutlass/version.h")
     file(STRINGS ${CUTLASS_INCLUDE_DIR}/cutlass/version.h cutlass_version
       REGEX "define CUTLASS_(MAJOR|MINOR|PATCH) ")
     string(REGEX MATCHALL "[0-9]+" cutlass_version "${cutlass_version}")
     string(REPLACE ";" "." cutlass_version "${cutlass_version}")
+    if(cutlass_version VERSION_GREATER_EQUAL 4.2)
+      set(RWKV_HAS_CUTLASS TRUE)
+    endif()
+  endif()
+  if(RWKV_HAS_CUTLASS)
     rwkv_component(CUTLASS TRUE "${cutlass_version} (${CUTLASS_INCLUDE_DIR})" "")
   else()
-    rwkv_component(CUTLASS FALSE "no fused products on sm_90" "scripts/install-cutlass.sh, CUTLASS_HOME")
+    rwkv_component(CUTLASS FALSE "no 4.2: no fused products on sm_90"
+      "scripts/install-cutlass.sh, CUTLASS_HOME")
   endif()
 endif()
 

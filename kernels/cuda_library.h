@@ -13,7 +13,8 @@ struct CudaLibrary {
   const Backend* backend = nullptr;  // nullptr: there is none; `why` says so in a few words
   int devices = 0;                   // 0: `why`
   std::string device;                // "NVIDIA H200, sm_90, 139.8 GiB" of device 0
-  std::vector<std::string> ids;      // of each device: the same in every process that sees it
+  std::vector<std::string> ids;  // of each device: the same in every process that sees it; empty:
+                                 // it cannot be used
   std::string why;
   void (*select)(int device) = nullptr;  // the GPU of this process, from now on
   // Host memory that the GPU can reach at the same address, to the end of the process; nullptr:

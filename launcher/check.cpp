@@ -170,7 +170,15 @@ ExitCode calibrate_machine(Context& context, const CheckArguments& arguments) {
   agree(context.world, [&] { recipe = load_recipe(arguments.recipe, arguments.overrides); });
   on_seats(context.world, recipe, [&](Communicator& workers, const Seat& seat) {
     Machine machine;
-    agree(workers, [&] { machine = choose_machine(recipe, seat); });
+    agree(workers, [&] {
+      if (workers.size() < 2 && context.world.size() > 1) {
+        throw InputError(
+            fmt::format("--calibrate: one of {} ranks has a GPU of its own, two are needed: "
+                        "parallel.share_gpu=true, or parallel.device=cpu",
+                        context.world.size()));
+      }
+      machine = choose_machine(recipe, seat);
+    });
     const Calibration measured = calibrate(recipe, machine, workers);
     on_root(workers, [&] {
       replace_file(arguments.calibrate, to_json(measured));

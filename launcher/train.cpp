@@ -91,9 +91,9 @@ ExitCode train_on(Context& context, const Recipe& recipe, Machine machine, const
     return ExitCode::kDone;
   }
   settle_passes(recipe, machine, mesh, resume.tokens_a_pass, ranks);
-  name_link(machine, ranks.size());
   std::unique_ptr<Trainer> trainer;
   agree(ranks, [&] { trainer = std::make_unique<Trainer>(recipe, machine, ranks); });
+  machine.numerics += trainer->link();
   if (resume.step > 0) load_state(resume, *trainer, ranks);
   on_root(ranks, [&] {
     if (folder == nullptr) folder = std::make_unique<RunFolder>(recipe.run.dir);

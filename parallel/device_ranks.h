@@ -24,7 +24,7 @@ class DeviceRanks {
   // AgreedError where NCCL is asked for and is not on every rank.
   DeviceRanks(Communicator& control, const Memory& memory, const DeviceLink& = {});
 
-  Communicator& get() { return own_ == nullptr ? control_ : *own_; }
+  Communicator& get() const { return own_ == nullptr ? control_ : *own_; }
 
  private:
   Communicator& control_;

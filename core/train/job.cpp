@@ -9,7 +9,6 @@
 
 #include "kernels/cuda_library.h"
 #include "parallel/agree.h"
-#include "parallel/nccl_library.h"
 
 namespace rwkv {
 
@@ -100,12 +99,6 @@ Machine choose_machine(const Recipe& recipe, const Seat& seat) {
                   exact ? fmt::format("exact leaf {} tile {}", machine.leaf, machine.tile) : "fast",
                   device, machine.ops->build);
   return machine;
-}
-
-void name_link(Machine& machine, int ranks) {
-  if (machine.link.device < 0 || machine.leaf > 0 || ranks == 1) return;
-  const bool nccl = machine.link.kind != "host" && nccl_library().make != nullptr;
-  machine.numerics += nccl ? ", NCCL " + nccl_library().version : ", ranks by way of the hosts";
 }
 
 void require_alike(Communicator& ranks, const Machine& machine) {

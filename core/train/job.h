@@ -41,9 +41,6 @@ Machine choose_machine(const Recipe&, const Seat&);
 // rank does not. Collective.
 void require_alike(Communicator& ranks, const Machine&);
 
-// Adds to Machine::numerics what carries fast sums of devices between so many ranks.
-void name_link(Machine&, int ranks);
-
 // Of a host's cores, for each of the ranks on it: less than one where they are more. Threads beyond
 // parallel.threads are not used.
 double cores_a_rank(const Recipe&, int64_t cores, int local_ranks);

@@ -13,20 +13,17 @@ namespace rwkv {
 namespace {
 
 // What is taken on a device beside the plan, about: kernels' code and stacks, graphs; between
-// ranks NCCL's buffers, some 10 MiB a channel and neighbour for each of two communicators.
+// ranks NCCL's buffers, some 10 MiB a channel and neighbour for each of two communicators, of which
+// most is taken when they are made.
 constexpr int64_t kForLibraries = int64_t{256} << 20;
 constexpr int64_t kForLinks = int64_t{768} << 20;
 
-int64_t beside_the_plan(int64_t free, int ranks) {
-  return std::min(kForLibraries + (ranks > 1 ? kForLinks : 0), free / 16);
-}
-
 }  // namespace
 
-void require_room(const Memory& memory, const std::vector<Arena::Entry>& entries, int ranks) {
+void require_room(const Memory& memory, const std::vector<Arena::Entry>& entries) {
   const int64_t free = memory.available();
   if (free < 0) return;
-  const int64_t libraries = beside_the_plan(free, ranks);
+  const int64_t libraries = std::min(kForLibraries, free / 16);
   int64_t wanted = 0;
   for (const Arena::Entry& entry : entries) wanted += entry.bytes;
   if (wanted <= free - libraries) return;
@@ -50,6 +47,7 @@ namespace {
 
 int64_t fitting_tokens(const Recipe& recipe, const Machine& machine, const MeshShape& mesh,
                        int64_t free, int64_t most) {
+  const int64_t room = std::min(free / 10 * 9, free - (mesh.active() > 1 ? kForLinks : 0));
   const Model model(complete_model(recipe));
   const bool exact = machine.leaf > 0;
   const bool shards = recipe.parallel.shard == "optimizer";
@@ -67,7 +65,7 @@ int64_t fitting_tokens(const Recipe& recipe, const Machine& machine, const MeshS
     const SequenceRunner runner(model, plan, *ranks, *machine.ops, false);
     int64_t planned = store;
     for (const Arena::Entry& entry : runner.entries()) planned += entry.bytes;
-    if (planned <= free / 10 * 9) break;
+    if (planned <= room) break;
   }
   return tokens;
 }

@@ -31,7 +31,7 @@ std::vector<int> share_out_devices(const std::vector<std::vector<std::string>>& 
   for (const std::vector<std::string>& ids : visible) {
     int device = kNoDevice;
     for (size_t i = 0; i < ids.size() && device == kNoDevice; ++i) {
-      if (taken.insert(ids[i]).second) device = static_cast<int>(i);
+      if (!ids[i].empty() && taken.insert(ids[i]).second) device = static_cast<int>(i);
     }
     devices.push_back(device);
   }
@@ -50,20 +50,26 @@ bool wants_gpu(const Recipe& recipe) {
   throw InputError("parallel.device cuda: " + cuda.why + " (auto and cpu run here)");
 }
 
-int64_t on_seats(Communicator& world, const Recipe& recipe,
-                 const std::function<int64_t(Communicator& workers, const Seat&)>& work) {
-  bool gpu = false;
-  agree(world, [&] { gpu = wants_gpu(recipe); });
-  // Where ranks share GPUs each takes its turn ; ranks on CPUs need none.
-  const bool chooses = gpu && !recipe.parallel.share_gpu;
+int64_t on_seats(Communicator& world, const std::optional<std::vector<std::string>>& ids,
+                 const SeatedWork& work) {
   std::vector<std::vector<std::string>> visible;
-  for (const std::string& ids : world.gather(chooses ? joined(cuda_library().ids) : "")) {
-    visible.push_back(lines_of(ids));
+  for (const std::string& text : world.gather(ids ? joined(*ids) : "")) {
+    visible.push_back(lines_of(text));
   }
   const int device = share_out_devices(visible)[static_cast<size_t>(world.rank())];
-  return on_some(world, !chooses || device != kNoDevice, [&](Communicator& workers) {
-    Seat seat{host_place(workers), std::max(device, 0)};
-    if (gpu && !chooses) seat.device = seat.place.rank % cuda_library().devices;
+  return on_some(world, !ids || device != kNoDevice, [&](Communicator& workers) {
+    return work(workers, {host_place(workers), std::max(device, 0)});
+  });
+}
+
+int64_t on_seats(Communicator& world, const Recipe& recipe, const SeatedWork& work) {
+  bool gpu = false;
+  agree(world, [&] { gpu = wants_gpu(recipe); });
+  const bool shares = gpu && recipe.parallel.share_gpu;
+  std::optional<std::vector<std::string>> ids;
+  if (gpu && !shares) ids = cuda_library().ids;
+  return on_seats(world, ids, [&](Communicator& workers, Seat seat) {
+    if (shares) seat.device = seat.place.rank % cuda_library().devices;
     return work(workers, seat);
   });
 }

@@ -8,6 +8,7 @@
 #include "core/plan/param_table.h"
 #include "core/plan/schedule.h"
 #include "core/train/memory_room.h"
+#include "parallel/nccl_library.h"
 
 namespace rwkv {
 
@@ -58,7 +59,7 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
       micro_batch_(plan_micro_batch(recipe, share_.count(), mesh_.sequence, machine.tokens_a_pass)),
       plan_(plan_step(share_.count(), micro_batch_, machine.leaf > 0)),
       totals_(0),
-      chooses_(machine.ops->choices != nullptr) {
+      chooses_(machine.ops->choices != nullptr && machine.leaf == 0) {
   model_ = std::make_unique<Model>(complete_model(recipe));
   source_ = make_train_source(recipe, model_->config().vocab);
   validation_ = make_validation_source(recipe, model_->config().vocab);
@@ -72,7 +73,7 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
       plan_param_store(model_->params(), machine.precision, true, machine.leaf > 0, part);
   add_entries(planned,
               SequenceRunner(*model_, plan, device_sequence_.get(), *machine.ops, false).entries());
-  require_room(*machine.ops->memory, planned, ranks.size());
+  require_room(*machine.ops->memory, planned);
   store_ = std::make_unique<ParamStore>(model_->params(), machine.precision, true, machine.leaf > 0,
                                         part, *machine.ops->memory);
   runner_ = std::make_unique<SequenceRunner>(*model_, plan, device_sequence_.get(), *machine.ops);
@@ -103,6 +104,12 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
 }
 
 void Trainer::weights_changed() { store_->refresh(pass_.ops, pass_.stream); }
+
+std::string Trainer::link() const {
+  if (machine_.link.device < 0 || machine_.leaf > 0 || ranks_.size() == 1) return "";
+  const std::string name = device_ranks_.get().name();
+  return ", " + name + (name == "nccl" ? " " + nccl_library().version : "");
+}
 
 void Trainer::load_batch(int64_t step) {
   for (int64_t i = 0; i < share_.count(); ++i) {

@@ -42,6 +42,10 @@ class Trainer {
   // Held-out loss; nullopt when there is no validation data. Collective.
   std::optional<Totals> evaluate();
 
+  // What carries fast sums of devices between ranks, for Machine::numerics: ", nccl 2.28.9"; empty:
+  // bits do not depend on it.
+  std::string link() const;
+
   const Recipe& recipe() const { return recipe_; }
   const Model& model() const { return *model_; }
   ParamStore& store() { return *store_; }
@@ -54,7 +58,7 @@ class Trainer {
   int64_t tokens_a_step() const { return recipe_.train.batch * recipe_.train.context; }
   // Which algorithms products have, as text for a checkpoint or a person; empty: there is but one.
   // They are chosen in the first step by measuring, for shapes that no checkpoint's, taken before,
-  // has one for.
+  // has one for; not under exact sums, whose bits may not depend on a clock.
   std::string product_choices() const;
   // Returns in a few words why they cannot be used here; empty: taken. Collective.
   std::string take_product_choices(const std::string&);

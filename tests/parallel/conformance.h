@@ -140,7 +140,9 @@ inline void broadcast_comes_from_any_root(Communicator& comm) {
 }
 
 inline void text_is_gathered_with_its_lengths(Communicator& comm) {
-  const auto text_of = [](int rank) { return std::string(static_cast<size_t>(rank * 5 % 3), 'a'); };
+  const auto text_of = [](int rank) {
+    return std::string(static_cast<size_t>(rank * 5 % 3), static_cast<char>('a' + rank));
+  };
   const std::vector<std::string> texts = comm.gather(text_of(comm.rank()));
   expect(texts.size() == static_cast<size_t>(comm.size()), "a text of each rank");
   for (int r = 0; r < comm.size(); ++r) {

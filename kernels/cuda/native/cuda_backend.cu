@@ -1,5 +1,7 @@
 // The kernels for the GPU, as the library that the program opens at run time
 // (kernels/cuda_library.h).
+#include <unistd.h>
+
 #include <cstdio>
 #include <string>
 #include <string_view>
@@ -84,6 +86,25 @@ int count_devices(char* text, int size) {
   return devices;
 }
 
+// The uuid; where a virtual machine hides it, where the device is plugged in on this host.
+std::string device_id(int device) {
+  cudaDeviceProp properties{};
+  rwkv::device::check(cudaGetDeviceProperties(&properties, device), "device properties");
+  std::string id;
+  bool hidden = true;
+  for (const char byte : properties.uuid.bytes) {
+    constexpr std::string_view kDigits = "0123456789abcdef";
+    id += kDigits[static_cast<unsigned char>(byte) >> 4];
+    id += kDigits[static_cast<unsigned char>(byte) & 15];
+    hidden = hidden && byte == 0;
+  }
+  if (!hidden) return id;
+  char host[256] = {}, bus[32] = {};
+  gethostname(host, sizeof host - 1);
+  rwkv::device::check(cudaDeviceGetPCIBusId(bus, sizeof bus, device), "PCI bus id");
+  return std::string(host) + " " + bus;
+}
+
 }  // namespace
 
 extern "C" const rwkv::Backend* rwkv_cuda_backend() { return &table(); }
@@ -98,15 +119,11 @@ extern "C" int rwkv_cuda_devices(char* text, int size) {
 }
 
 extern "C" void rwkv_cuda_device_id(int device, char* text, int size) {
-  cudaDeviceProp properties{};
-  rwkv::device::check(cudaGetDeviceProperties(&properties, device), "device properties");
-  std::string id;
-  for (const char byte : properties.uuid.bytes) {
-    constexpr std::string_view kDigits = "0123456789abcdef";
-    id += kDigits[static_cast<unsigned char>(byte) >> 4];
-    id += kDigits[static_cast<unsigned char>(byte) & 15];
+  try {
+    std::snprintf(text, static_cast<size_t>(size), "%s", device_id(device).c_str());
+  } catch (const std::exception&) {
+    text[0] = 0;
   }
-  std::snprintf(text, static_cast<size_t>(size), "%s", id.c_str());
 }
 
 extern "C" void rwkv_cuda_select(int device) {

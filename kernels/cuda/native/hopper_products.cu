@@ -142,10 +142,14 @@ std::string hopper_library() {
 bool hopper_takes(const ReluSquaredProduct& op) {
   const Matmul& p = op.product;
   constexpr int64_t kMost = std::numeric_limits<int>::max();
+  const auto aligned = [](const ConstTensor& t) {
+    return reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
+  };
   const auto fits = [](int64_t length) { return length > 0 && length % 8 == 0 && length <= kMost; };
   return p.a.dtype == DType::kBF16 && p.c.dtype == DType::kBF16 && p.leaves.leaf == 0 &&
          !p.trans_a && p.beta == 0 && p.trans_b == op.squared.empty() && p.c.shape[0] > 0 &&
-         p.c.shape[0] <= kMost && fits(p.c.shape[1]) && fits(p.a.shape[1]) && on_sm_90();
+         p.c.shape[0] <= kMost && fits(p.c.shape[1]) && fits(p.a.shape[1]) && aligned(p.a) &&
+         aligned(p.b) && aligned(p.c) && aligned(op.squared) && on_sm_90();
 }
 
 void hopper_relu_squared(const Stream& stream, const ReluSquaredProduct& op) {

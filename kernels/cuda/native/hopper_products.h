@@ -12,8 +12,8 @@ namespace rwkv::cuda {
 // "CUTLASS 4.2.0"; empty: there are none.
 std::string hopper_library();
 
-// Whether there is a kernel for it and the current device runs it: bf16, without leaves, rows of
-// multiples of 16 bytes; forward with trans_b, backward without.
+// Whether there is a kernel for it and the current device runs it: bf16, without leaves, operands
+// and rows at multiples of 16 bytes; forward with trans_b, backward without.
 bool hopper_takes(const ReluSquaredProduct&);
 
 // Throws Error where it does not run. Each row's sum runs over k in one order, so bits depend on

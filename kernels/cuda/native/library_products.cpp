@@ -1,5 +1,6 @@
 #include <library_products.h>
 
+#include <array>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -56,9 +57,8 @@ class Products {
     if (chosen == table_.algorithms.end()) {
       chosen = table_.algorithms.emplace(shape, choose(stream, *plan->second, operands)).first;
     }
-    if (!call(stream, *plan->second, chosen->second, operands)) {
-      throw Error("cuBLASLt refuses its algorithm for a product of " + plan->second->text());
-    }
+    check(call(stream, *plan->second, chosen->second, operands),
+          "a product of " + plan->second->text());
   }
 
   void relu_squared(const Stream& stream, const ReluSquaredProduct& op,
@@ -80,9 +80,8 @@ class Products {
     const std::string why = read_choices(text, id_, table);
     if (!why.empty()) return why;
     for (const auto& [shape, algorithm] : table.algorithms) {
-      const ProductPlan plan(shape, {});
-      if (!plan.takes(handle_, algorithm, kProductWorkspace)) {
-        return "its algorithm for a product of " + plan.text() + " does not run here";
+      if (!runs(shape, algorithm)) {
+        return "its algorithm for a product of " + text_of(shape) + " does not run here";
       }
     }
     for (const auto& [shape, algorithm] : table.algorithms) {
@@ -93,9 +92,20 @@ class Products {
   }
 
  private:
-  // False: refused.
-  bool call(const Stream& stream, const ProductPlan& plan, const cublasLtMatmulAlgo_t& algorithm,
-            const ProductOperands& operands) const {
+  // Those of leaves are for batches, whose counts are not known before they are called.
+  bool runs(const ProductShape& shape, const cublasLtMatmulAlgo_t& algorithm) const {
+    if (shape.whole) return true;
+    try {
+      return ProductPlan(shape, {}).takes(handle_, algorithm, kProductWorkspace);
+    } catch (const Error&) {  // no such shape
+      return false;
+    }
+  }
+
+  // Other than success: refused.
+  cublasStatus_t call(const Stream& stream, const ProductPlan& plan,
+                      const cublasLtMatmulAlgo_t& algorithm,
+                      const ProductOperands& operands) const {
     return plan.run(handle_, algorithm, operands, stream.scratch, kProductWorkspace, stream.native);
   }
 
@@ -103,6 +113,11 @@ class Products {
   cublasLtMatmulAlgo_t choose(const Stream& stream, const ProductPlan& plan,
                               const ProductOperands& operands) const {
     const auto found = plan.algorithms(handle_, kProductWorkspace);
+    if (!measures_) {
+      for (const cublasLtMatmulAlgo_t& algorithm : found) {
+        if (plan.takes(handle_, algorithm, kProductWorkspace)) return algorithm;
+      }
+    }
     if (!measures_ || found.size() == 1) return found.front();
     size_t best = 0;
     std::optional<float> least;
@@ -119,22 +134,37 @@ class Products {
   std::optional<float> time_of(const Stream& stream, const ProductPlan& plan,
                                const cublasLtMatmulAlgo_t& algorithm,
                                const ProductOperands& operands) const {
-    if (!call(stream, plan, algorithm, operands)) return std::nullopt;
+    if (call(stream, plan, algorithm, operands) != CUBLAS_STATUS_SUCCESS) return std::nullopt;
     return device::least_time(stream.native, [&] { call(stream, plan, algorithm, operands); });
   }
 
-  // Whether one kernel is right here, and faster than two.
-  static bool pays(const Stream& stream, const ReluSquaredProduct& op,
-                   Kernel<ReluSquaredProduct> in_turn) {
-    if (!relu_squared_agrees(stream, !op.squared.empty(), hopper_relu_squared, in_turn)) {
-      return false;
-    }
+  // Whether one kernel starts, is right here, and is faster than two.
+  bool pays(const Stream& stream, const ReluSquaredProduct& op,
+            Kernel<ReluSquaredProduct> in_turn) {
     const auto time_of_way = [&](Kernel<ReluSquaredProduct> way) {
       way(stream, op);
       return device::least_time(stream.native, [&] { way(stream, op); });
     };
-    const float apart = time_of_way(in_turn);
-    return time_of_way(hopper_relu_squared) < apart * kWorthIt;
+    try {
+      if (!fused_is_right(stream, !op.squared.empty(), in_turn)) return false;
+      const float apart = time_of_way(in_turn);
+      return time_of_way(hopper_relu_squared) < apart * kWorthIt;
+    } catch (const Error&) {  // it does not start; what is worse shows in the next call
+      return false;
+    }
+  }
+
+  // Asked once for each way; the check's own products are no one else's.
+  bool fused_is_right(const Stream& stream, bool backward, Kernel<ReluSquaredProduct> in_turn) {
+    std::optional<bool>& known = fused_is_right_[backward ? 1 : 0];
+    if (known) return *known;
+    const ProductTable before = table_;
+    measures_ = false;
+    known = false;  // also where it throws
+    known = relu_squared_agrees(stream, backward, hopper_relu_squared, in_turn);
+    measures_ = true;
+    table_ = before;
+    return *known;
   }
 
   cublasLtHandle_t handle_ = nullptr;  // to the end of the process
@@ -142,6 +172,7 @@ class Products {
   bool measures_ = false;
   std::map<std::pair<ProductShape, ProductBatch>, std::unique_ptr<ProductPlan>> plans_;
   ProductTable table_;
+  std::array<std::optional<bool>, 2> fused_is_right_;  // forward, backward
 };
 
 // The library wants rows of multiples of 16 bytes for its fast kernels, and takes 4 bytes at least.

@@ -15,9 +15,9 @@ cudaDataType_t data_type(DType type) {
 
 }  // namespace
 
-void check(cublasStatus_t code, const char* what) {
+void check(cublasStatus_t code, const std::string& what) {
   if (code == CUBLAS_STATUS_SUCCESS) return;
-  throw Error(std::string("cuBLASLt: ") + what + ": " + cublasLtGetStatusString(code));
+  throw Error("cuBLASLt: " + what + ": " + cublasLtGetStatusString(code));
 }
 
 ProductPlan::Layout ProductPlan::layout(DType type, int64_t rows, int64_t columns,
@@ -97,9 +97,9 @@ std::vector<cublasLtMatmulAlgo_t> ProductPlan::algorithms(cublasLtHandle_t handl
   return algorithms;
 }
 
-std::string ProductPlan::text() const {
-  return std::to_string(shape_.n) + " x " + std::to_string(shape_.k) + " x " +
-         std::to_string(shape_.m);
+std::string text_of(const ProductShape& shape) {
+  return std::to_string(shape.n) + " x " + std::to_string(shape.k) + " x " +
+         std::to_string(shape.m);
 }
 
 bool ProductPlan::takes(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
@@ -111,20 +111,18 @@ bool ProductPlan::takes(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& alg
          result.workspaceSize <= static_cast<size_t>(workspace);
 }
 
-bool ProductPlan::run(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
-                      const ProductOperands& operands, void* workspace, int64_t workspace_bytes,
-                      void* stream) const {
+cublasStatus_t ProductPlan::run(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
+                                const ProductOperands& operands, void* workspace,
+                                int64_t workspace_bytes, void* stream) const {
   const float one = 1, beta = shape_.adds ? 1 : 0;
   const cublasStatus_t code =
       cublasLtMatmul(handle, operation_.get(), &one, operands.a, a_.get(), operands.b, b_.get(),
                      &beta, operands.add, c_.get(), operands.to, c_.get(), &algorithm, workspace,
                      static_cast<size_t>(workspace_bytes), static_cast<cudaStream_t>(stream));
-  if (code == CUBLAS_STATUS_NOT_SUPPORTED || code == CUBLAS_STATUS_INVALID_VALUE ||
-      code == CUBLAS_STATUS_ARCH_MISMATCH) {
-    return false;
-  }
-  check(code, "product");
-  return true;
+  const bool refused = code == CUBLAS_STATUS_NOT_SUPPORTED || code == CUBLAS_STATUS_INVALID_VALUE ||
+                       code == CUBLAS_STATUS_ARCH_MISMATCH;
+  if (!refused) check(code, "product");
+  return code;
 }
 
 }  // namespace rwkv::cuda

@@ -12,7 +12,7 @@
 namespace rwkv::cuda {
 
 // The one place where the library's return codes are looked at.
-void check(cublasStatus_t code, const char* what);
+void check(cublasStatus_t code, const std::string& what);
 
 // What an algorithm depends on. m, n, k and the operands are the library's: column-major.
 struct ProductShape {
@@ -25,6 +25,9 @@ struct ProductShape {
   auto operator<=>(const ProductShape&) const =
       default;  // NOLINT(modernize-use-nullptr): clang-tidy 14
 };
+
+// "8 x 16 x 32": rows, sum, columns, as the caller has them.
+std::string text_of(const ProductShape&);
 
 // Products of one shape, a stride of elements apart; a stride of 0: the same operand.
 struct ProductBatch {
@@ -48,10 +51,10 @@ class ProductPlan {
   std::vector<cublasLtMatmulAlgo_t> algorithms(cublasLtHandle_t, int64_t workspace) const;
   // Whether the library says that it can run this one.
   bool takes(cublasLtHandle_t, const cublasLtMatmulAlgo_t&, int64_t workspace) const;
-  // False: the algorithm does not take these operands, and nothing was done.
-  bool run(cublasLtHandle_t, const cublasLtMatmulAlgo_t&, const ProductOperands&, void* workspace,
-           int64_t workspace_bytes, void* stream) const;
-  std::string text() const;  // "8 x 16 x 32": rows, sum, columns, as the caller has them
+  // Other than success: the algorithm does not take these operands, and nothing was done.
+  cublasStatus_t run(cublasLtHandle_t, const cublasLtMatmulAlgo_t&, const ProductOperands&,
+                     void* workspace, int64_t workspace_bytes, void* stream) const;
+  std::string text() const { return text_of(shape_); }
 
  private:
   struct Destroy {

@@ -65,7 +65,7 @@ const Backend& choosing_backend() {
 }
 
 TEST(ProductChoices, AreMadeInAPassThatIsThrownAway) {
-  const Recipe recipe = small_recipe({"precision=fp32"});
+  const Recipe recipe = small_recipe({"precision=fp32", "parallel.reduction=fast"});
   for (const int ranks : {1, 2}) {
     run_local(ranks, [&](Communicator& comm) {
       NotedChoices own;
@@ -90,12 +90,16 @@ TEST(ProductChoices, AreMadeInAPassThatIsThrownAway) {
   }
 }
 
-// What a step has chosen on each of two ranks; `before`: what a checkpoint says.
-std::vector<std::map<std::string, int>> chosen(const Recipe& recipe, const std::string& before) {
-  std::vector<std::map<std::string, int>> tables(2);
-  run_local(2, [&](Communicator& comm) {
+// What a step has chosen on each rank; `before`: what a checkpoint says.
+std::vector<std::map<std::string, int>> chosen(const Recipe& recipe, const std::string& before,
+                                               int ranks = 2,
+                                               const std::map<std::string, int>& of_rank_1 = {},
+                                               const std::map<std::string, int>& of_rank_2 = {}) {
+  std::vector<std::map<std::string, int>> tables(static_cast<size_t>(ranks));
+  run_local(ranks, [&](Communicator& comm) {
     NotedChoices own;
     own.rank = comm.rank();
+    if (own.rank > 0) own.table = own.rank == 1 ? of_rank_1 : of_rank_2;
     noted = &own;
     Machine machine = one_thread(recipe);
     machine.ops = &choosing_backend();
@@ -112,15 +116,34 @@ std::vector<std::map<std::string, int>> chosen(const Recipe& recipe, const std::
 
 // Five sequences over two ranks: two on the one, three on the other, which make other shapes.
 TEST(ProductChoices, AreSharedByRanksOfUnevenShares) {
-  const auto tables = chosen(small_recipe({"precision=fp32", "train.micro_batch=3"}), "");
+  const auto tables = chosen(
+      small_recipe({"precision=fp32", "parallel.reduction=fast", "train.micro_batch=3"}), "");
   EXPECT_EQ(tables[0], tables[1]);
   std::set<int> ranks;
   for (const auto& [shape, rank] : tables[0]) ranks.insert(rank);
   EXPECT_EQ(ranks, (std::set<int>{0, 1}));
 }
 
+// Each of two ranks knows a shape that the others have not met, and both one: two rounds.
+TEST(ProductChoices, OfEveryRankReachAllAndTheLowestRankWins) {
+  const Recipe recipe =
+      small_recipe({"precision=fp32", "parallel.reduction=fast", "train.micro_batch=1"});
+  const auto tables = chosen(recipe, "", 3, {{"a", 1}, {"both", 1}}, {{"b", 2}, {"both", 2}});
+  EXPECT_EQ(tables[0], tables[1]);
+  EXPECT_EQ(tables[0], tables[2]);
+  EXPECT_EQ(tables[0].at("a"), 1);
+  EXPECT_EQ(tables[0].at("b"), 2);
+  EXPECT_EQ(tables[0].at("both"), 1);
+}
+
+TEST(ProductChoices, UnderExactSumsNothingIsMeasured) {
+  const Recipe recipe = small_recipe({"precision=fp32", "parallel.reduction=exact"});
+  for (const auto& table : chosen(recipe, "")) EXPECT_TRUE(table.empty());
+}
+
 TEST(ProductChoices, OfACheckpointHoldAndWhatTheyLackIsMeasured) {
-  const Recipe recipe = small_recipe({"precision=fp32", "train.micro_batch=3"});
+  const Recipe recipe =
+      small_recipe({"precision=fp32", "parallel.reduction=fast", "train.micro_batch=3"});
   const std::map<std::string, int> all = chosen(recipe, "")[0];
   const std::string known = all.begin()->first;
   const auto tables = chosen(recipe, known + " 7\n" + "1x1x1 7\n");
@@ -132,7 +155,7 @@ TEST(ProductChoices, OfACheckpointHoldAndWhatTheyLackIsMeasured) {
 }
 
 TEST(ProductChoices, ARankThatCannotUseThoseOfACheckpointSaysSo) {
-  const Recipe recipe = small_recipe({"precision=fp32"});
+  const Recipe recipe = small_recipe({"precision=fp32", "parallel.reduction=fast"});
   run_local(2, [&](Communicator& comm) {
     NotedChoices own;
     noted = &own;

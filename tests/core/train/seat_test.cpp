@@ -32,6 +32,40 @@ TEST(Seats, SetsThatOverlapAreSharedOutInTurn) {
 
 TEST(Seats, WhoSeesNothingTakesNothing) {
   EXPECT_EQ(share_out_devices({{"a"}, {}}), (std::vector<int>{0, kNoDevice}));
+  EXPECT_EQ(share_out_devices({{"", "a"}, {"", "a"}}), (std::vector<int>{1, kNoDevice}));
+}
+
+// Two GPUs that all of five ranks see: three are parked, and get what the others return or throw.
+TEST(Seats, RanksWithoutADeviceWaitForTheOthers) {
+  run_local(5, [](Communicator& world) {
+    const std::vector<std::string> ids{"a", "b"};
+    bool worked = false;
+    const int64_t code = on_seats(world, ids, [&](Communicator& workers, const Seat& seat) {
+      worked = true;
+      EXPECT_EQ(workers.size(), 2);
+      EXPECT_EQ(seat.place.size, 2);
+      EXPECT_EQ(seat.device, workers.rank());
+      return int64_t{7};
+    });
+    EXPECT_EQ(worked, world.rank() < 2);
+    EXPECT_EQ(code, 7);
+    const auto fail = [](Communicator& workers, const Seat&) -> int64_t {
+      agree(workers, [] { throw InputError("no such file"); });
+      return 0;
+    };
+    EXPECT_THROW(on_seats(world, ids, fail), AgreedError);
+  });
+}
+
+TEST(Seats, RanksThatSeeOneDeviceEachAllWork) {
+  run_local(3, [](Communicator& world) {
+    const std::vector<std::string> own{std::string(1, static_cast<char>('a' + world.rank()))};
+    const int64_t ranks = on_seats(world, own, [](Communicator& workers, const Seat& seat) {
+      EXPECT_EQ(seat.device, 0);
+      return static_cast<int64_t>(workers.size());
+    });
+    EXPECT_EQ(ranks, 3);
+  });
 }
 
 TEST(Seats, OnCpusAllWorkAndErrorsAreShared) {

@@ -189,6 +189,44 @@ TEST(Trainer, TheLossScaleFallsUntilGradientsAreFinite) {
   }
 }
 
+// A loss that is not finite is not the scale's doing: all ranks say so, those too whose own is
+// good.
+thread_local bool loses_its_loss = false;
+
+TEST(Trainer, ALossThatOneRankLosesEndsAllOfThem) {
+  static const Backend losing = [] {
+    Backend t = cpu_backend();
+    t.cross_entropy = [](const Stream& stream, const CrossEntropy& op) {
+      cpu_backend().cross_entropy(stream, op);
+      if (!loses_its_loss) return;
+      op.loss.as<float>()[0] = NAN;
+      op.dlogits.as<float>()[0] = NAN;
+    };
+    return t;
+  }();
+  for (const char* reduction : {"fast", "exact"}) {
+    const Recipe recipe =
+        small_recipe({"precision=fp32", std::string("parallel.reduction=") + reduction});
+    run_local(3, [&](Communicator& comm) {
+      loses_its_loss = comm.rank() == 1;
+      Machine machine = one_thread(recipe);
+      machine.ops = &losing;
+      machine.scales_loss = true;
+      Trainer trainer(recipe, machine, comm);
+      StepRow row;
+      std::string said;
+      try {
+        trainer.train_step(0, row);
+      } catch (const Error& error) {
+        said = error.what();
+      }
+      loses_its_loss = false;
+      EXPECT_NE(said.find("not finite"), std::string::npos) << reduction << ": " << said;
+      comm.barrier();  // all are here, none waits for another
+    });
+  }
+}
+
 TEST(Trainer, ARowSaysWhatTheStepWas) {
   const Recipe recipe = small_recipe();
   const auto self = make_self();

@@ -202,7 +202,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = library().device;
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {

@@ -21,10 +21,11 @@ struct Library {
   uint32_t alignment = 0;          // of operands, as the last question for algorithms had it
   std::vector<ProductCall> calls;
   const char* gpu = "Fake GPU";
+  int device = 0;  // the current one
   // The kernel with relu squared in it, on this GPU: how long it takes, whether it is there,
   // whether what it gives is right.
   float fused_time = 1;
-  bool fuses = false, fuses_rightly = true;
+  bool fuses = false, fuses_rightly = true, fuses_at_all = true;
   int fused_calls = 0;
 };
 Library& library();

@@ -42,8 +42,9 @@ class Products : public testing::Test {
     fake::library().calls.clear();
     fake::library().times = {1};
     fake::library().refused.clear();
+    fake::library().device = 0;
     fake::library().fuses = false;
-    fake::library().fuses_rightly = true;
+    fake::library().fuses_rightly = fake::library().fuses_at_all = true;
     fake::library().fused_calls = 0;
     cuda::library_choices().measure(false);
   }
@@ -287,13 +288,29 @@ TEST_F(ReluSquaredProducts, GoInTwoUnlessMeasuredFaster) {
   EXPECT_EQ(run(216), 0) << "a little faster is noise";
 }
 
-TEST_F(ReluSquaredProducts, OneKernelThatIsWrongIsNotTaken) {
+// Whether it is right is asked once a device.
+TEST_F(ReluSquaredProducts, OneKernelThatIsWrongOrDoesNotStartIsNotTaken) {
   fake::library().fuses = true;
-  fake::library().fuses_rightly = false;
+  fake::library().fused_time = 0.1F;
+  for (const bool starts : {true, false}) {
+    fake::library().device = starts ? 1 : 2;
+    fake::library().fuses_rightly = !starts;
+    fake::library().fuses_at_all = starts;
+    cuda::library_choices().measure(true);
+    run(224);
+    EXPECT_EQ(run(224), 0) << starts;
+    EXPECT_EQ(run(240), 0) << starts;
+  }
+}
+
+TEST_F(ReluSquaredProducts, TheChecksOwnProductsAreNotAmongTheChoices) {
+  fake::library().fuses = true;
   fake::library().fused_time = 0.1F;
   cuda::library_choices().measure(true);
-  run(224);
-  EXPECT_EQ(run(224), 0);
+  run(248);
+  const std::string text = cuda::library_choices().write();
+  EXPECT_NE(text.find("relu_squared 8 16 248 backward fused"), std::string::npos);
+  EXPECT_EQ(text.find("136"), std::string::npos) << text;
 }
 
 TEST_F(ReluSquaredProducts, ChoicesAreWrittenAndTakenAgain) {
