@@ -56,7 +56,7 @@ std::unique_ptr<Ticket> Communicator::all_reduce(Tensor inout, Reduce how, Strea
   if (!can_reduce(inout.dtype)) {
     refuse("all_reduce", fmt::format("{} is not one of f64, f32, i64, i32", name_of(inout.dtype)));
   }
-  record_operation(2 * (size() - 1) * inout.bytes() / size());
+  record_operation(int64_t{2} * (size() - 1) * inout.bytes() / size());
   return do_all_reduce(inout, how, stream);
 }
 
@@ -151,6 +151,7 @@ std::vector<std::string> Communicator::gather(const std::string& text) {
     ranks.all_gather(shard, whole, stream)->wait();
   }
   std::vector<std::string> texts;
+  texts.reserve(lengths.size());
   for (int r = 0; r < size(); ++r) {
     texts.push_back(all.substr(static_cast<size_t>(r * longest),
                                static_cast<size_t>(lengths[static_cast<size_t>(r)])));

@@ -77,7 +77,7 @@ class Products {
   std::string write() const { return write_choices(id_, table_); }
   std::string read(const std::string& text) {
     ProductTable table;
-    const std::string why = read_choices(text, id_, table);
+    std::string why = read_choices(text, id_, table);
     if (!why.empty()) return why;
     for (const auto& [shape, algorithm] : table.algorithms) {
       if (!runs(shape, algorithm)) {
