@@ -40,7 +40,9 @@ class Segments {
     SequencePlan plan =
         plan_sequence(recipe, machine, mesh,
                       plan_micro_batch(recipe, share, mesh.sequence, machine.tokens_a_pass));
-    const int64_t chunk = std::min(plan.segments.chunk, recipe.train.context);
+    int64_t chunk = std::min(plan.segments.chunk, recipe.train.context);
+    // Under exact sums segments meet between leaves alone, also where the recipe has but one.
+    if (machine.leaf > 0) chunk = (chunk + machine.leaf - 1) / machine.leaf * machine.leaf;
     plan.model.tokens = 2 * chunk;
     plan.model.recompute = false;
     plan.segments = plan_segments(2 * chunk, 1, chunk, 0, machine.leaf);

@@ -45,6 +45,20 @@ TEST_F(Ranks, AnyNumberOfThemTrainsTheSame) {
   }
 }
 
+// Under exact sums too, where the recipe's context is shorter than a leaf.
+TEST_F(Ranks, TwoMeasureTheMachineForForecasts) {
+  expect_refused(program("check small.yaml --calibrate c.json"), {"needs two ranks"});
+  EXPECT_FALSE(there("c.json"));
+  for (const char* reduction : {"exact", "fast"}) {
+    const std::string given = std::string(" parallel.reduction=") + reduction;
+    const Ended ended = mpi(2, "check small.yaml --calibrate c.json" + given);
+    ASSERT_EQ(ended.code, 0) << ended.err;
+    EXPECT_TRUE(has(ended.out, "forward_seconds_per_token"));
+    const Ended checked = program("check small.yaml --ranks 4 --calibration c.json" + given);
+    EXPECT_TRUE(has(checked.out, "forecast")) << checked.out << checked.err;
+  }
+}
+
 TEST_F(Ranks, MoreOfThemThanSequencesAreParkedWithOneLine) {
   ASSERT_EQ(program("small.yaml train.batch=2 run.dir=r1").code, 0);
   const Ended ended = mpi(5, "small.yaml train.batch=2 run.dir=r5");
