@@ -47,7 +47,8 @@ namespace {
 
 int64_t fitting_tokens(const Recipe& recipe, const Machine& machine, const MeshShape& mesh,
                        int64_t free, int64_t most) {
-  const int64_t room = std::min(free / 10 * 9, free - (mesh.active() > 1 ? kForLinks : 0));
+  const int64_t links = mesh.active() > 1 ? kForLinks : 0;
+  const int64_t room = std::min(free / 10 * 9, free - links - std::min(kForLibraries, free / 16));
   const Model model(complete_model(recipe));
   const bool exact = machine.leaf > 0;
   const bool shards = recipe.parallel.shard == "optimizer";

@@ -138,7 +138,7 @@ std::string text_of(const Json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
-std::string header_or(const ReportedRun& run, const char* key, std::string otherwise) {
+std::string header_or(const ReportedRun& run, const char* key, const std::string& otherwise) {
   const auto given = run.header.find(key);
   return given != run.header.end() && given->is_string() ? given->get<std::string>() : otherwise;
 }

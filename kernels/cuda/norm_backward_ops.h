@@ -71,16 +71,17 @@ struct NormBackSums {
     const int64_t c = inside ? lane.c : 0;
     const typename Input::Channels p(input, c);
     float sum[Input::kSums][K] = {};
-    input.template walk<2>(slabs.of_slab(lane.slab), c, p, sum,
-                           [&](int64_t r, const float(&to)[K], const float(&n)[K]) {
-                             if (kMixes > 0 && inside) store_run(du + r * input.width + c, to);
-                             float dy = 0, dy_n = 0;
-                             for (int j = 0; j < K; ++j) {
-                               dy += inside ? to[j] * p.by[j] : 0;
-                               dy_n += inside ? to[j] * p.by[j] * n[j] : 0;
-                             }
-                             row_sums.put(r, lane.part(), dy, dy_n);
-                           });
+    input.template walk<2>(
+        slabs.of_slab(lane.slab), c, p, sum, [](int64_t) { return 0; },
+        [&](int64_t r, int64_t i, int, const float(&to)[K], const typename Input::NormedRow& now) {
+          if (kMixes > 0 && inside) store_run(du + i, to);
+          float dy = 0, dy_n = 0;
+          for (int j = 0; j < K; ++j) {
+            dy += inside ? to[j] * p.by[j] : 0;
+            dy_n += inside ? to[j] * p.by[j] * now.n[j] : 0;
+          }
+          row_sums.put(r, lane.part(), dy, dy_n);
+        });
     if (inside) sums.put(lane.slab, c, sum);
   }
 };
@@ -137,8 +138,15 @@ struct BlockPairSums {
   static constexpr int64_t kBytes = 2 * kWarp * int64_t{sizeof(Floats2)};
 
   Floats2* room;
+  int pairs;  // of warps, which are read two at a time
   int turn = 0;
 
+  RWKV_DEVICE explicit BlockPairSums(std::byte* bytes)
+      : room(reinterpret_cast<Floats2*>(bytes)), pairs((device::thread_count() / kWarp + 1) / 2) {
+    // An odd number's last one has nobody beside it.
+    for (int i = thread_index(); i < 2 * kWarp; i += device::thread_count()) room[i] = {{0, 0}};
+    device::sync_block();
+  }
   RWKV_DEVICE Floats2 operator()(Floats2 own) {
     for (float& x : own.x) x = warp_sum(x);
     Floats2* of_warps = room + turn * kWarp;
@@ -146,9 +154,11 @@ struct BlockPairSums {
     if (lane_index() == 0) of_warps[warp_index()] = own;
     device::sync_block();
     Floats2 sum{{0, 0}};
-    for (int i = 0; i < device::thread_count() / kWarp; ++i) {
-      sum.x[0] += of_warps[i].x[0];
-      sum.x[1] += of_warps[i].x[1];
+    for (int i = 0; i < pairs; ++i) {
+      float x[4];
+      load_run(of_warps[2 * i].x, x);
+      sum.x[0] += x[0] + x[2];
+      sum.x[1] += x[1] + x[3];
     }
     return sum;
   }
@@ -172,7 +182,7 @@ struct NormBackWhole {
   Slabs slabs;
 
   RWKV_DEVICE void operator()() const {
-    BlockPairSums of_row{reinterpret_cast<Floats2*>(device::shared_memory())};
+    BlockPairSums of_row(device::shared_memory());
     const int64_t width = input.width, slab = block_index();
     const bool inside = thread_index() * K < width;
     const int64_t c = inside ? thread_index() * K : 0;
@@ -180,34 +190,27 @@ struct NormBackWhole {
     const RowRange range = slabs.of_slab(slab);
     const typename Input::Channels p(input, c);
     float sum[Input::kSums][K] = {};
-    Run<T, K> past[kAhead];
-    for (int i = 0; i < kAhead; ++i) past[i] = past_row(range.end - 1 - i, range.begin, c);
     input.template walk<kAhead>(
-        range, c, p, sum, [&](int64_t r, const float(&to)[K], const float(&n)[K]) {
+        range, c, p, sum,
+        [&](int64_t i) { return residual == nullptr ? Run<T, K>{} : raw_run<K>(residual + i); },
+        [&](int64_t, int64_t i, const Run<T, K>& past, const float(&to)[K],
+            const typename Input::NormedRow& now) {
           float dy[K], to_x[K];
           Floats2 all{{0, 0}};
           for (int j = 0; j < K; ++j) {
             dy[j] = inside ? to[j] * p.by[j] : 0;
             all.x[0] += dy[j];
-            all.x[1] += dy[j] * n[j];
+            all.x[1] += dy[j] * now.n[j];
           }
           all = of_row(all);
-          unpack(past[0], to_x);
-          for (int i = 0; i + 1 < kAhead; ++i) past[i] = past[i + 1];
-          past[kAhead - 1] = past_row(r - kAhead, range.begin, c);
-          const float scale = input.rstd[r];
+          unpack(past, to_x);
           for (int j = 0; j < K; ++j) {
-            to_x[j] += scale * (dy[j] - all.x[0] * inverse - n[j] * (all.x[1] * inverse));
+            const float mean_dy = all.x[0] * inverse, mean_dy_n = all.x[1] * inverse;
+            to_x[j] += now.rstd * (dy[j] - mean_dy - now.n[j] * mean_dy_n);
           }
-          if (inside) store_run(dx + r * width + c, to_x);
+          if (inside) store_run(dx + i, to_x);
         });
     if (inside) sums.put(slab, c, sum);
-  }
-
- private:
-  RWKV_DEVICE Run<T, K> past_row(int64_t r, int64_t least, int64_t c) const {
-    return residual != nullptr && r >= least ? raw_run<K>(residual + r * input.width + c)
-                                             : Run<T, K>{};
   }
 };
 

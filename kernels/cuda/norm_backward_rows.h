@@ -54,25 +54,20 @@ struct NormBackInput {
     }
   };
 
- private:
   // Normalised, and with weight and bias as it was stored.
   struct NormedRow {
-    float n[K] = {}, u[K] = {};
+    float n[K] = {}, u[K] = {}, rstd = 0;
   };
-  // A row as it lies in memory; ahead of `least`, and of the first one, there is none.
-  struct Raw {
-    Run<T, K> x{};
-    float mean = 0, rstd = 0;
 
-    Raw() = default;
-    RWKV_DEVICE Raw(const NormBackInput& of, int64_t r, int64_t c, int64_t least) {
-      if (r < 0 || r < least) return;
-      x = raw_run<K>(of.x + r * of.width + c);
-      mean = of.mean[r];
-      rstd = of.rstd[r];
-    }
+ private:
+  // A row as it lies in memory.
+  struct Raw {
+    Run<T, K> x;
+    float mean, rstd;
+
     RWKV_DEVICE NormedRow normed(const Channels& p) const {
       NormedRow row;
+      row.rstd = rstd;
       unpack(x, row.n);
       for (int j = 0; j < K; ++j) {
         row.n[j] = (row.n[j] - mean) * rstd;
@@ -81,10 +76,13 @@ struct NormBackInput {
       return row;
     }
   };
-  // Of mix m, or what comes in where there are none.
-  RWKV_DEVICE Run<T, K> gradient(int m, int64_t r, int64_t c, int64_t least) const {
-    if (r < least) return {};
-    return raw_run<K>((kMixes == 0 ? dout : gradients.dout[m]) + r * width + c);
+  RWKV_DEVICE Raw raw(int64_t r, int64_t c) const {
+    return {raw_run<K>(x + r * width + c), mean[r], rstd[r]};
+  }
+
+  // Of mix m, or what comes in where there are none. i: of the first of the K elements.
+  RWKV_DEVICE Run<T, K> gradient(int m, int64_t i) const {
+    return raw_run<K>((kMixes == 0 ? dout : gradients.dout[m]) + i);
   }
   RWKV_DEVICE void mix_of(const Channels& p, int m, int64_t c, float (&mix)[K]) const {
     if constexpr (kHoldsMixes) {
@@ -100,94 +98,103 @@ struct NormBackInput {
     if (place.row >= rows || edges.is_edge(place)) return;
     for (int m = 0; m < kMixes; ++m) {
       float d[K], mix[K];
-      unpack(gradient(m, place.row, c, 0), d);
+      unpack(gradient(m, place.row * width + c), d);
       mix_of(p, m, c, mix);
       for (int j = 0; j < K; ++j) carry[j] += d[j] * mix[j];
     }
   }
 
-  // The row before less this one: what a mix's gradient is a product with.
-  RWKV_DEVICE void differences(const ShiftEdges::Place& place, int64_t c, const NormedRow& now,
-                               const NormedRow& before, float (&difference)[K]) const {
+  // Of a row through the mixes: `carry` is, in, what the row behind gives, and, out, what goes to
+  // the row before. next(m, d): the gradient of mix m.
+  template <class Next>
+  RWKV_DEVICE void through_mixes(const ShiftEdges::Place& place, int64_t c, const Channels& p,
+                                 const NormedRow& now, const NormedRow& before, const Next& next,
+                                 float (&carry)[K], float (&to)[K], float (&sum)[kSums][K]) const {
+    const bool document = edges.starts_at(place.row), edge = document || place.token == 0;
+    float difference[K], all[K] = {}, left[K] = {};
     for (int j = 0; j < K; ++j) difference[j] = before.u[j];
-    if (edges.is_edge(place)) {
-      for (int j = 0; j < K; ++j) difference[j] = edges.before(place, c + j);
+    if (edge) {
+      const float* halo = edges.halo + int64_t{place.sequence} * width + c;
+      for (int j = 0; j < K; ++j) difference[j] = document ? 0 : halo[j];
     }
     for (int j = 0; j < K; ++j) difference[j] -= now.u[j];
-  }
-
-  // `carry`: in, what the row behind gives; out, what goes to the row before.
-  RWKV_DEVICE void through_mixes(const ShiftEdges::Place& place, int64_t c, const float (&all)[K],
-                                 const float (&left)[K], float (&carry)[K], float (&to)[K]) const {
-    const bool handed = from_right != nullptr && place.token == at, cut = edges.is_edge(place);
+    for (int m = 0; m < kMixes; ++m) {
+      float d[K], mix[K];
+      next(m, d);
+      mix_of(p, m, c, mix);
+      for (int j = 0; j < K; ++j) {
+        all[j] += d[j];
+        left[j] += d[j] * mix[j];
+        sum[m][j] += d[j] * difference[j];
+      }
+    }
+    const bool handed = from_right != nullptr && place.token == at;
     for (int j = 0; j < K; ++j) {
       to[j] = all[j] - left[j] + carry[j];
       if (handed) to[j] += from_right[int64_t{place.sequence} * width + c + j];
       to[j] = as_stored<T>(to[j]);
-      carry[j] = cut ? 0 : left[j];
+      carry[j] = edge ? 0 : left[j];
     }
-  }
-
-  // The first of what is on its way, which is read from memory kAhead rows later.
-  template <int kAhead>
-  RWKV_DEVICE void next(Run<T, K> (&ahead)[kAhead], int m, int64_t r, int64_t c, int64_t least,
-                        float (&d)[K]) const {
-    unpack(ahead[0], d);
-    for (int i = 0; i + 1 < kAhead; ++i) ahead[i] = ahead[i + 1];
-    ahead[kAhead - 1] = gradient(m, r - kAhead, c, least);
   }
 
  public:
   // A slab's rows from the last to the first, each row of each gradient read once: it gives to
   // itself and to the row before it. What the next kAhead rows need is on its way while one is
-  // worked on. done(row, gradient of the norm's output, as stored; the normalised row), on all
-  // threads. Those without channels of the row have c = 0.
-  template <int kAhead, class Done>
+  // worked on, in slots that take turns: to move what is read is to wait for it. Ahead of the first
+  // row that one is read again, and not used.
+  //   fetch(i) reads what `done` wants of a row early, done(row, i, that, gradient of the norm's
+  //   output as stored, the normalised row) ends it; i: of the first of its K elements.
+  // Both on all threads; those without channels of the row have c = 0.
+  template <int kAhead, class Fetch, class Done>
   RWKV_DEVICE void walk(const RowRange& range, int64_t c, const Channels& p, float (&sum)[kSums][K],
-                        const Done& done) const {
-    const int64_t first = range.begin;
+                        const Fetch& fetch, const Done& done) const {
+    if (range.begin == range.end) return;
+    const int64_t first = range.begin, least = first * width + c;
+    const int64_t least_x = first > 0 ? first - 1 : 0;
     float carry[K] = {};
     ShiftEdges::Place place{};
     if constexpr (kMixes > 0) {
       place = edges.place(range.end);
       enter(place, c, p, carry);
     }
-    NormedRow now = Raw(*this, range.end - 1, c, 0).normed(p);
+    NormedRow now = raw(range.end - 1, c).normed(p);
+    int64_t i = (range.end - 1) * width + c;  // of the row that is worked on
     Raw x_ahead[kAhead];
-    Run<T, K> d_ahead[kKept][kAhead];
-    for (int i = 0; i < kAhead; ++i) {
-      x_ahead[i] = Raw(*this, range.end - 2 - i, c, first - 1);
-      for (int m = 0; m < kKept; ++m) d_ahead[m][i] = gradient(m, range.end - 1 - i, c, first);
+    Run<T, K> d_ahead[kAhead][kKept];
+    for (int s = 0; s < kAhead; ++s) {
+      const int64_t r = range.end - 1 - s, from = r < first ? least : r * width + c;
+      x_ahead[s] = raw(r - 1 < least_x ? least_x : r - 1, c);
+      for (int m = 0; m < kKept; ++m) d_ahead[s][m] = gradient(m, from);
     }
-    for (int64_t r = range.end - 1; r >= first; --r) {
-      const NormedRow before = x_ahead[0].normed(p);
-      for (int i = 0; i + 1 < kAhead; ++i) x_ahead[i] = x_ahead[i + 1];
-      x_ahead[kAhead - 1] = Raw(*this, r - 1 - kAhead, c, first - 1);
-      float to[K];
-      if constexpr (kMixes == 0) {
-        next(d_ahead[0], 0, r, c, first, to);
-      } else {
-        place = edges.ahead_of(place);
-        float difference[K], all[K] = {}, left[K] = {};
-        differences(place, c, now, before, difference);
-        for (int m = 0; m < kMixes; ++m) {
-          float d[K], mix[K];
-          next(d_ahead[m], m, r, c, first, d);
-          mix_of(p, m, c, mix);
-          for (int j = 0; j < K; ++j) {
-            all[j] += d[j];
-            left[j] += d[j] * mix[j];
-            sum[m][j] += d[j] * difference[j];
-          }
+    for (int64_t r = range.end - 1; r >= first;) {
+      RWKV_UNROLL
+      for (int s = 0; s < kAhead; ++s) {
+        if (r < first) break;
+        const auto fetched = fetch(i);
+        const NormedRow before = x_ahead[s].normed(p);
+        const int64_t later = r - kAhead < first ? least : i - kAhead * width;
+        const int64_t x_later = r - 1 - kAhead;
+        x_ahead[s] = raw(x_later < least_x ? least_x : x_later, c);
+        const auto next = [&](int m, float(&d)[K]) {
+          unpack(d_ahead[s][m], d);
+          d_ahead[s][m] = gradient(m, later);
+        };
+        float to[K];
+        if constexpr (kMixes == 0) {
+          next(0, to);
+        } else {
+          place = edges.ahead_of(place);
+          through_mixes(place, c, p, now, before, next, carry, to, sum);
         }
-        through_mixes(place, c, all, left, carry, to);
+        for (int j = 0; j < K; ++j) {
+          sum[kMixes][j] += to[j] * now.n[j];
+          sum[kMixes + 1][j] += to[j];
+        }
+        done(r, i, fetched, to, now);
+        now = before;
+        --r;
+        i -= width;
       }
-      for (int j = 0; j < K; ++j) {
-        sum[kMixes][j] += to[j] * now.n[j];
-        sum[kMixes + 1][j] += to[j];
-      }
-      done(r, to, now.n);
-      now = before;
     }
   }
 };

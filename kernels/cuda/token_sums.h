@@ -157,7 +157,7 @@ struct SlabSums {
   template <int kSums, int K>
   RWKV_DEVICE void put(int64_t slab, int64_t column, const float (&sum)[kSums][K]) const {
     for (int s = 0; s < kSums; ++s) {
-      for (int j = 0; j < K; ++j) partial[(s * slabs + slab) * width + column + j] = sum[s][j];
+      store_run(partial + (s * slabs + slab) * width + column, sum[s]);
     }
   }
 };

@@ -55,7 +55,10 @@ class Products {
     }
     auto chosen = table_.algorithms.find(shape);
     if (chosen == table_.algorithms.end()) {
-      chosen = table_.algorithms.emplace(shape, choose(stream, *plan->second, operands)).first;
+      // Leaves come in batches, of which no choice may depend on how many there are.
+      const cublasLtMatmulAlgo_t algorithm =
+          shape.whole ? first_of(ProductPlan(shape, {})) : choose(stream, *plan->second, operands);
+      chosen = table_.algorithms.emplace(shape, algorithm).first;
     }
     check(call(stream, *plan->second, chosen->second, operands),
           "a product of " + plan->second->text());
@@ -109,16 +112,21 @@ class Products {
     return plan.run(handle_, algorithm, operands, stream.scratch, kProductWorkspace, stream.native);
   }
 
+  // The first that the library says it can run.
+  cublasLtMatmulAlgo_t first_of(const ProductPlan& plan) const {
+    const auto found = plan.algorithms(handle_, kProductWorkspace);
+    for (const cublasLtMatmulAlgo_t& algorithm : found) {
+      if (plan.takes(handle_, algorithm, kProductWorkspace)) return algorithm;
+    }
+    return found.front();
+  }
+
   // Of those that do not refuse the operands, if any is left.
   cublasLtMatmulAlgo_t choose(const Stream& stream, const ProductPlan& plan,
                               const ProductOperands& operands) const {
+    if (!measures_) return first_of(plan);
     const auto found = plan.algorithms(handle_, kProductWorkspace);
-    if (!measures_) {
-      for (const cublasLtMatmulAlgo_t& algorithm : found) {
-        if (plan.takes(handle_, algorithm, kProductWorkspace)) return algorithm;
-      }
-    }
-    if (!measures_ || found.size() == 1) return found.front();
+    if (found.size() == 1) return found.front();
     size_t best = 0;
     std::optional<float> least;
     for (size_t i = 0; i < found.size(); ++i) {
@@ -158,14 +166,27 @@ class Products {
   bool fused_is_right(const Stream& stream, bool backward, Kernel<ReluSquaredProduct> in_turn) {
     std::optional<bool>& known = fused_is_right_[backward ? 1 : 0];
     if (known) return *known;
-    const ProductTable before = table_;
-    measures_ = false;
     known = false;  // also where it throws
+    const Unmeasured check(*this);
     known = relu_squared_agrees(stream, backward, hopper_relu_squared, in_turn);
-    measures_ = true;
-    table_ = before;
     return *known;
   }
+  // Products of its scope are not measured, and leave no choice.
+  struct Unmeasured {
+    Products& of;
+    ProductTable table;
+    bool measures;
+    explicit Unmeasured(Products& products)
+        : of(products), table(products.table_), measures(products.measures_) {
+      of.measures_ = false;
+    }
+    Unmeasured(const Unmeasured&) = delete;
+    Unmeasured& operator=(const Unmeasured&) = delete;
+    ~Unmeasured() {
+      of.table_ = std::move(table);
+      of.measures_ = measures;
+    }
+  };
 
   cublasLtHandle_t handle_ = nullptr;  // to the end of the process
   std::string id_;

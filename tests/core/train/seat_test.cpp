@@ -57,6 +57,16 @@ TEST(Seats, RanksWithoutADeviceWaitForTheOthers) {
   });
 }
 
+TEST(Seats, AFirstRankThatFindsNoneEndsAll) {
+  for (const int ranks : {1, 2}) {
+    run_local(ranks, [](Communicator& world) {
+      const std::vector<std::string> ids{world.rank() == 0 ? "" : "a"};
+      EXPECT_THROW(on_seats(world, ids, [](Communicator&, const Seat&) { return int64_t{0}; }),
+                   AgreedError);
+    });
+  }
+}
+
 TEST(Seats, RanksThatSeeOneDeviceEachAllWork) {
   run_local(3, [](Communicator& world) {
     const std::vector<std::string> own{std::string(1, static_cast<char>('a' + world.rank()))};

@@ -285,7 +285,7 @@ TEST(Trainer, ALossThatIsNotFiniteUpdatesNothing) {
   Trainer trainer(recipe, one_thread(recipe), *self);
   ParamStore& store = trainer.store();
   store.master(static_cast<size_t>(store.find("ln_out.weight"))).as<double>()[3] = NAN;
-  const uint64_t before = store.hash();
+  [[maybe_unused]] const uint64_t before = store.hash();
   StepRow row;
   try {
     trainer.train_step(4, row);

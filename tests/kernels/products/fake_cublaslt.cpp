@@ -92,9 +92,7 @@ cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* p, cublasComputeTy
                                         cudaDataType_t) {
   return make(p, Operation{});
 }
-cublasStatus_t cublasLtMatmulDescDestroy(const cublasLtMatmulDesc_t p) {
-  return destroy<Operation>(p);
-}
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t p) { return destroy<Operation>(p); }
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t p,
                                               cublasLtMatmulDescAttributes_t which,
                                               const void* value, size_t) {
@@ -109,9 +107,7 @@ cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* p, cudaDataTyp
   if (stride < static_cast<int64_t>(rows)) return CUBLAS_STATUS_INVALID_VALUE;
   return make(p, Layout{type, rows, columns, stride});
 }
-cublasStatus_t cublasLtMatrixLayoutDestroy(const cublasLtMatrixLayout_t p) {
-  return destroy<Layout>(p);
-}
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t p) { return destroy<Layout>(p); }
 cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t p,
                                                 cublasLtMatrixLayoutAttribute_t which,
                                                 const void* value, size_t bytes) {
@@ -125,7 +121,7 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t p,
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* p) {
   return make(p, Preference{});
 }
-cublasStatus_t cublasLtMatmulPreferenceDestroy(const cublasLtMatmulPreference_t p) {
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p) {
   return destroy<Preference>(p);
 }
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p,
