@@ -77,8 +77,8 @@ struct NormBackSums {
           if (kMixes > 0 && inside) store_run(du + i, to);
           float dy = 0, dy_n = 0;
           for (int j = 0; j < K; ++j) {
-            dy += inside ? to[j] * p.by[j] : 0;
-            dy_n += inside ? to[j] * p.by[j] * now.n[j] : 0;
+            dy += inside ? to[j] * p.weight[j] : 0;
+            dy_n += inside ? to[j] * p.weight[j] * now.n[j] : 0;
           }
           row_sums.put(r, lane.part(), dy, dy_n);
         });
@@ -171,8 +171,8 @@ struct NormBackWhole {
   static constexpr int K = 4;
   static constexpr int kMostThreads = 512;  // of 128 registers
   static constexpr int64_t kWidest = K * kMostThreads;
-  // Rows: some 32 KB a block, which a multiprocessor needs to have on their way.
-  static constexpr int kAhead = kMixes == kMaxMixes ? 1 : 3;
+  // Rows, of which a multiprocessor needs some 20 to 30 KB on their way.
+  static constexpr int kAhead = kMixes == kMaxMixes ? 1 : kMixes == 1 ? 2 : 3;
   using Input = NormBackInput<T, K, kMixes>;
 
   Input input;
@@ -198,7 +198,7 @@ struct NormBackWhole {
           float dy[K], to_x[K];
           Floats2 all{{0, 0}};
           for (int j = 0; j < K; ++j) {
-            dy[j] = inside ? to[j] * p.by[j] : 0;
+            dy[j] = inside ? to[j] * p.weight[j] : 0;
             all.x[0] += dy[j];
             all.x[1] += dy[j] * now.n[j];
           }
@@ -244,10 +244,10 @@ SlabSums norm_shift_back_whole(const Stream& stream, const NormShiftBackward& op
   return sums;
 }
 
-// Rows whole for 16-bit floats alone: of others they take twice the registers.
+// Rows whole for bf16 alone: others take more registers.
 template <class T, int K, int kMixes>
 SlabSums sums_and_rows(const Stream& stream, const NormShiftBackward& op, const Slabs& slabs) {
-  if constexpr (sizeof(T) == 2) {
+  if constexpr (std::is_same_v<T, Bf16>) {
     using Whole = NormBackWhole<T, kMixes>;
     const int64_t width = op.norm.weight.elements();
     if (width % Whole::K == 0 && width <= Whole::kWidest) {

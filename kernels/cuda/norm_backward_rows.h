@@ -12,9 +12,11 @@ template <class T, int K, int kMixes>
 struct NormBackInput {
   static constexpr int kKept = kMixes == 0 ? 1 : kMixes;
   static constexpr int kSums = kMixes + 2;  // over tokens: of the mixes, then of weight and bias
-  // Six mixes of four channels are more than there are registers for: they are read again for each
-  // row, out of the cache.
-  static constexpr bool kHoldsMixes = kMixes < kMaxMixes || K < 4;
+  // Six mixes of four channels are more than there are registers for: they and the bias are read
+  // again for each row, out of the cache.
+  static constexpr bool kHolds = kMixes < kMaxMixes || K < 4;
+
+  static constexpr int kBias = kKept;
 
   const T* x;
   const float *weight, *bias, *mean, *rstd;
@@ -43,13 +45,13 @@ struct NormBackInput {
 
   // Of the parameters.
   struct Channels {
-    float by[K], plus[K], mix[kHoldsMixes ? kKept : 1][K];
+    float weight[K], held[kHolds ? kKept + 1 : 1][K];  // of the mixes, and the bias
 
     RWKV_DEVICE Channels(const NormBackInput& of, int64_t c) {
-      load_run(of.weight + c, by);
-      load_run(of.bias + c, plus);
-      if constexpr (kHoldsMixes) {
-        for (int m = 0; m < kMixes; ++m) load_run(of.gradients.mix[m] + c, mix[m]);
+      load_run(of.weight + c, weight);
+      if constexpr (kHolds) {
+        for (int m = 0; m < kMixes; ++m) load_run(of.gradients.mix[m] + c, held[m]);
+        load_run(of.bias + c, held[kBias]);
       }
     }
   };
@@ -64,17 +66,6 @@ struct NormBackInput {
   struct Raw {
     Run<T, K> x;
     float mean, rstd;
-
-    RWKV_DEVICE NormedRow normed(const Channels& p) const {
-      NormedRow row;
-      row.rstd = rstd;
-      unpack(x, row.n);
-      for (int j = 0; j < K; ++j) {
-        row.n[j] = (row.n[j] - mean) * rstd;
-        if constexpr (kMixes > 0) row.u[j] = as_stored<T>(row.n[j] * p.by[j] + p.plus[j]);
-      }
-      return row;
-    }
   };
   RWKV_DEVICE Raw raw(int64_t r, int64_t c) const {
     return {raw_run<K>(x + r * width + c), mean[r], rstd[r]};
@@ -84,12 +75,25 @@ struct NormBackInput {
   RWKV_DEVICE Run<T, K> gradient(int m, int64_t i) const {
     return raw_run<K>((kMixes == 0 ? dout : gradients.dout[m]) + i);
   }
-  RWKV_DEVICE void mix_of(const Channels& p, int m, int64_t c, float (&mix)[K]) const {
-    if constexpr (kHoldsMixes) {
-      for (int j = 0; j < K; ++j) mix[j] = p.mix[m][j];
+  // Of a mix, or the bias.
+  RWKV_DEVICE void channels_of(const Channels& p, int which, int64_t c, float (&to)[K]) const {
+    if constexpr (kHolds) {
+      for (int j = 0; j < K; ++j) to[j] = p.held[which][j];
     } else {
-      load_run(gradients.mix[m] + device::opaque(c), mix);
+      load_run((which == kBias ? bias : gradients.mix[which]) + device::opaque(c), to);
     }
+  }
+  RWKV_DEVICE NormedRow normed(const Raw& of, const Channels& p, int64_t c) const {
+    NormedRow row;
+    row.rstd = of.rstd;
+    unpack(of.x, row.n);
+    for (int j = 0; j < K; ++j) row.n[j] = (row.n[j] - of.mean) * of.rstd;
+    if constexpr (kMixes > 0) {
+      float plus[K];
+      channels_of(p, kBias, c, plus);
+      for (int j = 0; j < K; ++j) row.u[j] = as_stored<T>(row.n[j] * p.weight[j] + plus[j]);
+    }
+    return row;
   }
 
   // What the row behind a slab gives to the slab's last one.
@@ -99,7 +103,7 @@ struct NormBackInput {
     for (int m = 0; m < kMixes; ++m) {
       float d[K], mix[K];
       unpack(gradient(m, place.row * width + c), d);
-      mix_of(p, m, c, mix);
+      channels_of(p, m, c, mix);
       for (int j = 0; j < K; ++j) carry[j] += d[j] * mix[j];
     }
   }
@@ -121,7 +125,7 @@ struct NormBackInput {
     for (int m = 0; m < kMixes; ++m) {
       float d[K], mix[K];
       next(m, d);
-      mix_of(p, m, c, mix);
+      channels_of(p, m, c, mix);
       for (int j = 0; j < K; ++j) {
         all[j] += d[j];
         left[j] += d[j] * mix[j];
@@ -157,7 +161,7 @@ struct NormBackInput {
       place = edges.place(range.end);
       enter(place, c, p, carry);
     }
-    NormedRow now = raw(range.end - 1, c).normed(p);
+    NormedRow now = normed(raw(range.end - 1, c), p, c);
     int64_t i = (range.end - 1) * width + c;  // of the row that is worked on
     Raw x_ahead[kAhead];
     Run<T, K> d_ahead[kAhead][kKept];
@@ -171,7 +175,7 @@ struct NormBackInput {
       for (int s = 0; s < kAhead; ++s) {
         if (r < first) break;
         const auto fetched = fetch(i);
-        const NormedRow before = x_ahead[s].normed(p);
+        const NormedRow before = normed(x_ahead[s], p, c);
         const int64_t later = r - kAhead < first ? least : i - kAhead * width;
         const int64_t x_later = r - 1 - kAhead;
         x_ahead[s] = raw(x_later < least_x ? least_x : x_later, c);
