@@ -16,6 +16,9 @@ std::string label(std::string_view name, const Matmul& op) {
   const int64_t k = op.trans_a ? op.a.shape[0] : op.a.shape[1];
   return fmt::format("{} {} x {} x {}", name, op.c.shape[0], k, op.c.shape[1]);
 }
+std::string label(std::string_view, const ReluSquaredProduct& op) {
+  return label(op.squared.empty() ? "relu_squared" : "relu_squared, back", op.product);
+}
 std::string label(std::string_view name, const WeightGradient& op) {
   return fmt::format("{} {} x {} x {}", name, op.left.shape[1], op.left.shape[0],
                      op.right.shape[1]);

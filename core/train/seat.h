@@ -30,8 +30,8 @@ using SeatedWork = std::function<int64_t(Communicator& workers, const Seat&)>;
 // Runs `work` on the ranks that work, which get a communicator of their own: all, but for those
 // that would take one of `ids` and find none left (parked). Rank 0 works always. The others wait
 // for what it returns, or the AgreedError that it throws on all of them. ids: of the devices that
-// this rank sees; nullopt: it needs none of its own. AgreedError where rank 0
-// finds none. Collective over `world`.
+// this rank sees; nullopt: it needs none of its own. AgreedError where rank 0 finds none.
+// Collective over `world`.
 int64_t on_seats(Communicator& world, const std::optional<std::vector<std::string>>& ids,
                  const SeatedWork& work);
 

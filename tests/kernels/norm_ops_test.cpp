@@ -144,8 +144,7 @@ TEST_P(NormOps, WideRows) {
     b.input("x", sequence, 3);
     for (const char* name : {"weight", "bias"}) b.acc_input(name, {width});
     add_shift(b, kMaxMixes, sequence);
-    b.input("residual", sequence);
-    b.input("du", sequence);
+    for (const char* name : {"residual", "du"}) b.input(name, sequence);
     for (const char* name : {"u", "dx"}) b.output(name, sequence);
     for (const char* name : {"mean", "rstd"}) b.acc_output(name, {2});
     for (const char* name : {"dweight", "dbias"}) b.acc_output(name, {width}, 1);
@@ -155,19 +154,22 @@ TEST_P(NormOps, WideRows) {
       set_mixes(op.shift, kMaxMixes, t);
       return op;
     });
-    b.run<NormShiftBackward>(&Backend::norm_shift_backward, [](const auto& t) {
-      NormShiftBackward op{{t("x"), t("weight"), t("bias"), t("mean"), t("rstd"), t("du"),
-                            t("residual"), t("dx"), t("dweight"), t("dbias")},
-                           {.u = t("u"),
-                            .halo = {},
-                            .dhalo_out = {},
-                            .mix = {},
-                            .dout = {},
-                            .du = t("du"),
-                            .dmix = {}}};
-      set_mixes(op.shift, kMaxMixes, t);
-      return op;
-    });
+    // Backward the widest that is one kernel, and the next.
+    if (width <= 2056) {
+      b.run<NormShiftBackward>(&Backend::norm_shift_backward, [](const auto& t) {
+        NormShiftBackward op{{t("x"), t("weight"), t("bias"), t("mean"), t("rstd"), t("du"),
+                              t("residual"), t("dx"), t("dweight"), t("dbias")},
+                             {.u = t("u"),
+                              .halo = {},
+                              .dhalo_out = {},
+                              .mix = {},
+                              .dout = {},
+                              .du = t("du"),
+                              .dmix = {}}};
+        set_mixes(op.shift, kMaxMixes, t);
+        return op;
+      });
+    }
     b.expect_close(tolerance::kFloat, tolerance::kBf16Gradient);
   }
 }
