@@ -90,19 +90,6 @@ Totals run(const EvalArguments& arguments, const EvalJob& job, Communicator& ran
   return totals;
 }
 
-// All ranks share the work. Collective over `workers`.
-Totals evaluate_on(const EvalArguments& arguments, const Recipe& recipe, const Seat& seat,
-                   Communicator& workers, EvalJob& job) {
-  agree(workers, [&] { job = prepare(arguments, recipe, workers.size(), seat); });
-  require_alike(workers, job.loaded.machine);
-  Totals totals(0);
-  on_first(workers, job.mesh.active(), [&](Communicator& ranks) {
-    totals = run(arguments, job, ranks);
-    return int64_t{0};
-  });
-  return totals;
-}
-
 ExitCode evaluate(Context& context, const EvalArguments& arguments) {
   Communicator& world = context.world;
   EvalJob job;
@@ -119,10 +106,14 @@ ExitCode evaluate(Context& context, const EvalArguments& arguments) {
       job = prepare(arguments, recipe, 1, {});
       totals = run(arguments, job, *make_self());
     });
-  } else {
+  } else {  // all that work share it
     on_seats(world, recipe, [&](Communicator& workers, const Seat& seat) {
-      totals = evaluate_on(arguments, recipe, seat, workers, job);
-      return int64_t{0};
+      agree(workers, [&] { job = prepare(arguments, recipe, workers.size(), seat); });
+      require_alike(workers, job.loaded.machine);
+      return on_first(workers, job.mesh.active(), [&](Communicator& ranks) {
+        totals = run(arguments, job, ranks);
+        return int64_t{0};
+      });
     });
   }
   if (context.root()) std::fputs(result_text(job.loaded, *job.data, totals).c_str(), stdout);

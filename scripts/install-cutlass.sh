@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Puts the headers of CUTLASS, which products on GPUs of sm_90 are made with, into build/cutlass, from the
-# Python package that NVIDIA publishes. Does nothing when they are there or
+# Python package that NVIDIA publishes. Does nothing where there is no nvcc, when they are there, or when
 # CUTLASS_HOME says where others are. The build does without them too.
 #   scripts/install-cutlass.sh
 set -euo pipefail
@@ -13,6 +13,7 @@ case ${1:-} in
   -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
   *) fail "unknown option '$1'" ;;
 esac
+find_nvcc >/dev/null || exit 0
 [[ -n ${CUTLASS_HOME:-} ]] && exit 0
 [[ -f $to/$version ]] && exit 0
 python3 -m pip --version >/dev/null 2>&1 || fail "no pip: apt-get install python3-pip, or set CUTLASS_HOME"

@@ -17,8 +17,7 @@ said_by_ptxas() {
     cat "$built"
     return
   fi
-  nvcc=$(command -v nvcc || echo "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc")
-  [[ -x $nvcc ]] || fail "no nvcc: set CUDA_HOME"
+  nvcc=$(find_nvcc) || fail "no nvcc: set CUDA_HOME"
   "$nvcc" -std=c++20 --expt-relaxed-constexpr -arch="$arch" -O3 -I"$root" -I"$root/kernels/cuda/native" -Xptxas -v -cubin \
     -o /dev/null "$root/kernels/cuda/native/cuda_backend.cu" 2>&1
 }

@@ -10,6 +10,11 @@ fail() {
   exit 1
 }
 
+# Prints where nvcc is, which is often not on PATH; fails where there is none.
+find_nvcc() {
+  command -v nvcc || compgen -G "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc"
+}
+
 under_scheduler() {
   [[ -n ${SLURM_JOB_ID:-} || -n ${PBS_JOBID:-} || -n ${LSB_JOBID:-} || -n ${PE_HOSTFILE:-} ]]
 }

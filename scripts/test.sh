@@ -129,8 +129,8 @@ export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 launch=()
 if setarch "$(uname -m)" -R true 2>/dev/null; then launch=(setarch "$(uname -m)" -R); fi
 
-nvcc=$(command -v nvcc || compgen -G "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" || true)
-if [[ -n $nvcc ]]; then "$root/scripts/install-cutlass.sh" || echo "test.sh: going on without CUTLASS" >&2; fi
+nvcc=$(find_nvcc || true)
+"$root/scripts/install-cutlass.sh" || echo "test.sh: going on without CUTLASS" >&2
 
 if $full; then
   if build release; then run_tests release; fi

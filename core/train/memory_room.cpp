@@ -15,15 +15,15 @@ namespace {
 // What is taken on a device beside the plan, about: kernels' code and stacks, graphs; between
 // ranks NCCL's buffers, some 10 MiB a channel and neighbour for each of two communicators, of which
 // most is taken when they are made.
-constexpr int64_t kForLibraries = int64_t{256} << 20;
 constexpr int64_t kForLinks = int64_t{768} << 20;
+int64_t for_libraries(int64_t free) { return std::min(int64_t{256} << 20, free / 16); }
 
 }  // namespace
 
 void require_room(const Memory& memory, const std::vector<Arena::Entry>& entries) {
   const int64_t free = memory.available();
   if (free < 0) return;
-  const int64_t libraries = std::min(kForLibraries, free / 16);
+  const int64_t libraries = for_libraries(free);
   int64_t wanted = 0;
   for (const Arena::Entry& entry : entries) wanted += entry.bytes;
   if (wanted <= free - libraries) return;
@@ -48,7 +48,7 @@ namespace {
 int64_t fitting_tokens(const Recipe& recipe, const Machine& machine, const MeshShape& mesh,
                        int64_t free, int64_t most) {
   const int64_t links = mesh.active() > 1 ? kForLinks : 0;
-  const int64_t room = std::min(free / 10 * 9, free - links - std::min(kForLibraries, free / 16));
+  const int64_t room = std::min(free / 10 * 9, free - links - for_libraries(free));
   const Model model(complete_model(recipe));
   const bool exact = machine.leaf > 0;
   const bool shards = recipe.parallel.shard == "optimizer";

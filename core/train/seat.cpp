@@ -53,20 +53,16 @@ bool wants_gpu(const Recipe& recipe) {
 int64_t on_seats(Communicator& world, const std::optional<std::vector<std::string>>& ids,
                  const SeatedWork& work) {
   std::vector<std::vector<std::string>> visible;
-  for (const std::string& text : world.gather(ids ? "GPU\n" + joined(*ids) : "")) {
+  for (const std::string& text : world.gather(ids ? joined(*ids) : "")) {
     visible.push_back(lines_of(text));
   }
-  const bool first_chooses = !visible[0].empty();
-  for (std::vector<std::string>& of : visible) {
-    if (!of.empty()) of.erase(of.begin());
-  }
-  const std::vector<int> devices = share_out_devices(visible);
-  if (first_chooses && devices[0] == kNoDevice) {
-    throw AgreedError("rank 0 sees no GPU that can be used (parallel.device=cpu does without)",
-                      ExitCode::kBadInput);
-  }
-  const int device = devices[static_cast<size_t>(world.rank())];
-  return on_some(world, !ids || device != kNoDevice, [&](Communicator& workers) {
+  const int device = share_out_devices(visible)[static_cast<size_t>(world.rank())];
+  const bool works = !ids || device != kNoDevice;
+  on_root(world, [&] {
+    if (works) return;
+    throw InputError("rank 0 sees no GPU that can be used (parallel.device=cpu does without)");
+  });
+  return on_some(world, works, [&](Communicator& workers) {
     return work(workers, {host_place(workers), std::max(device, 0)});
   });
 }

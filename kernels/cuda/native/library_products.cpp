@@ -60,8 +60,7 @@ class Products {
           shape.whole ? first_of(ProductPlan(shape, {})) : choose(stream, *plan->second, operands);
       chosen = table_.algorithms.emplace(shape, algorithm).first;
     }
-    check(call(stream, *plan->second, chosen->second, operands),
-          "a product of " + plan->second->text());
+    check(call(stream, *plan->second, chosen->second, operands), "a product of " + text_of(shape));
   }
 
   void relu_squared(const Stream& stream, const ReluSquaredProduct& op,

@@ -93,7 +93,8 @@ std::vector<cublasLtMatmulAlgo_t> ProductPlan::algorithms(cublasLtHandle_t handl
     const auto& result = found[static_cast<size_t>(i)];
     if (result.state == CUBLAS_STATUS_SUCCESS) algorithms.push_back(result.algo);
   }
-  if (algorithms.empty()) throw Error("cuBLASLt has no algorithm for a product of " + text());
+  if (algorithms.empty())
+    throw Error("cuBLASLt has no algorithm for a product of " + text_of(shape_));
   return algorithms;
 }
 

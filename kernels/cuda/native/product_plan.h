@@ -54,7 +54,6 @@ class ProductPlan {
   // Other than success: the algorithm does not take these operands, and nothing was done.
   cublasStatus_t run(cublasLtHandle_t, const cublasLtMatmulAlgo_t&, const ProductOperands&,
                      void* workspace, int64_t workspace_bytes, void* stream) const;
-  std::string text() const { return text_of(shape_); }
 
  private:
   struct Destroy {
