@@ -44,6 +44,10 @@ struct Backend {
   const Recording* recording = nullptr;  // nullptr: nothing can be recorded
   bool norm_backward_reads_out = true;   // false: norm_shift_backward asks for no shift.u
 
+  // Throws InputError naming the key where there are no kernels for models of such a width and head
+  // size; nullptr: for all there are.
+  void (*check_sizes)(int64_t width, int64_t head_size) = nullptr;
+
   Kernel<Matmul> matmul;
   Kernel<ReluSquaredProduct> relu_squared_product;
   Kernel<WeightGradient> weight_gradient;
@@ -82,8 +86,5 @@ const Backend& reference_backend();  // f64 and f32, readable loops: the oracle
 const Backend& cpu_backend();        // f32 and bf16, best instruction set of this machine
 const Backend& cpu_backend(std::string_view isa);  // a given one; Error when this CPU lacks it
 std::vector<std::string_view> cpu_isas();          // those that run here, best first
-
-// By name; InputError with the known names otherwise.
-const Backend& find_backend(std::string_view name);
 
 }  // namespace rwkv

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Everything that can be checked on a machine with a GPU, in one command; what it found goes to a report
-# file. What is not built yet: docs/measurements/gpu_todo.md.
+# file. What is not measured yet: docs/measurements/gpu_todo.md.
 #   scripts/gpu_check.sh [REPORT]        default: gpu-report.txt
-# PART=checks or PART=bench: that part alone, for machines that are lent for minutes.
-# PREBUILT=1: nothing is installed or built; build/release was carried here.
-# OFFICIAL=FOLDER: a checkout of RWKV-LM's RWKV-v7/train_temp, measured beside ours (needs PyTorch); its
-# extensions are built before by bench/official_step.py FOLDER --head_chunk 0 --build.
+# PART=checks or PART=bench: that part alone.
+# PREBUILT=1: nothing is installed or built; build/release is used as it is.
+# OFFICIAL=FOLDER: a checkout of RWKV-LM's RWKV-v7/train_temp, measured beside ours (needs PyTorch); build its
+# extensions first: bench/official_step.py FOLDER --head_chunk 0 --build.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 report=$(realpath -m "${1:-gpu-report.txt}")

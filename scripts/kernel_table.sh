@@ -38,8 +38,9 @@ if ! $check; then
   table
   exit
 fi
-table >/tmp/kernel_table.$$
-trap 'rm -f /tmp/kernel_table.$$' EXIT
-if awk -F'|' '$4 + 0 > 0 && !/[ <]128> *`/' /tmp/kernel_table.$$ | grep .; then fail "these spill"; fi
-diff <(grep '^|' "$root/docs/cuda_kernels.md") /tmp/kernel_table.$$ || fail "docs/cuda_kernels.md differs"
+now=$(mktemp)
+trap 'rm -f "$now"' EXIT
+table >"$now"
+if awk -F'|' '$4 + 0 > 0 && !/[ <]128> *`/' "$now" | grep .; then fail "these spill"; fi
+diff <(grep '^|' "$root/docs/cuda_kernels.md") "$now" || fail "docs/cuda_kernels.md differs"
 echo "as docs/cuda_kernels.md says; no spills up to a head of 64"

@@ -20,9 +20,11 @@
 
 #include <cmath>
 #include <cstdint>
+#include <string>
 #include <type_traits>
 
 #include <device_backend.h>
+#include "core/base/error.h"
 #include "core/base/stream.h"
 #include "core/base/tensor.h"
 
@@ -176,6 +178,13 @@ const T* in(const ConstTensor& t) {
 template <class T>
 T* out(const Tensor& t) {
   return reinterpret_cast<T*>(t.data);
+}
+
+// Of the kernels that have one version per head size.
+inline void check_head_size(int64_t n) {
+  if (n == 16 || n == 32 || n == 64 || n == 128) return;
+  throw InputError("model.head_size " + std::to_string(n) +
+                   ": the CUDA kernels have 16, 32, 64 and 128");
 }
 
 // element(i) for every i in [0, count).

@@ -135,16 +135,20 @@ void by_octets(int64_t width, const Stream& stream, const Op& op) {
   width % 8 == 0 ? Run<T, 8>::run(stream, op) : Run<T, 1>::run(stream, op);
 }
 
+// Of a block that takes a row, so many channels a thread.
+inline int64_t norm_threads(int64_t width, int64_t channels) {
+  const int64_t threads = (width / channels + kWarp - 1) / kWarp * kWarp;
+  if (threads <= 1024) return threads;
+  throw InputError("model.width " + std::to_string(width) +
+                   ": the CUDA kernels take up to 1024, and multiples of 8 up to 8192");
+}
+
 template <class T, int K, int kMixes>
 void norm_shift(const Stream& stream, const NormShiftForward& fused) {
   const auto& [op, shift, keeps] = fused;
   using Kernel = NormShiftKernel<T, K, kMixes>;
   const int64_t width = op.weight.elements(), rows = op.x.elements() / width;
-  const int64_t threads = (width / K + kWarp - 1) / kWarp * kWarp;
-  if (threads > 1024) {
-    throw InputError("model.width " + std::to_string(width) +
-                     ": the CUDA kernels take multiples of 8 up to 8192");
-  }
+  const int64_t threads = norm_threads(width, K);
   Kernel kernel{in<T>(op.x),
                 in<float>(op.weight),
                 in<float>(op.bias),

@@ -84,6 +84,10 @@ inline Backend make_table(std::string_view name, std::string_view isa) {
   t.dropout = typed<DropoutOp, Dropout>;
   t.saves_bf16_states = wkv7_saves_bf16;
   t.norm_backward_reads_out = false;
+  t.check_sizes = [](int64_t width, int64_t head_size) {
+    norm_threads(width, width % 8 == 0 ? 8 : 1);
+    check_head_size(head_size);
+  };
   t.cast = cast;
   t.sum_squares = sum_squares;
   t.wkv7_fold = wkv7_fold;

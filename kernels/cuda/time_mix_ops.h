@@ -59,11 +59,10 @@ RWKV_DEVICE void rows_ahead(int64_t begin, int64_t end, const Read& read, const 
 // lanes take fewer steps a sum and more registers.
 template <template <class, int, int> class Run, class T, int kLanes64, class Op>
 void by_lane_channels(const Stream& stream, const Op& op) {
+  check_head_size(op.head_size);
   if (op.head_size <= 32) return Run<T, 1, 32>::run(stream, op);
   if (op.head_size == 64) return Run<T, 64 / kLanes64, kLanes64>::run(stream, op);
-  if (op.head_size == 128) return Run<T, 4, 32>::run(stream, op);
-  throw InputError("model.head_size " + std::to_string(op.head_size) +
-                   ": the CUDA kernels have 16, 32, 64 and 128");
+  Run<T, 4, 32>::run(stream, op);
 }
 
 // Divides key k_k of one head: its norm, or the smallest allowed, which has no gradient.

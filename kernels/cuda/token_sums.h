@@ -138,7 +138,7 @@ struct PartialSum {
   }
 };
 
-// The partials of `kMostSums` gradients of `width` elements each: (sum, slab, column) f32.
+// The partials of up to `kMostSums` gradients of `width` elements each: (sum, slab, column) f32.
 struct SlabSums {
   static constexpr int kMostSums = 8;
   float* partial;

@@ -173,12 +173,11 @@ struct Wkv7BackKernel {
 // Calls Run<T, N> for the head size.
 template <class T, template <class, int> class Run, class Op>
 void by_head_size(int64_t n, const Stream& stream, const Op& op) {
+  check_head_size(n);
   if (n == 16) return Run<T, 16>::run(stream, op);
   if (n == 32) return Run<T, 32>::run(stream, op);
   if (n == 64) return Run<T, 64>::run(stream, op);
-  if (n == 128) return Run<T, 128>::run(stream, op);
-  throw InputError("model.head_size " + std::to_string(n) +
-                   ": the CUDA kernels have 16, 32, 64 and 128");
+  Run<T, 128>::run(stream, op);
 }
 
 template <class T, int N>

@@ -88,7 +88,8 @@ struct Wkv7ChunkBackKernel {
   RWKV_DEVICE void run(Room& room, const HeadTokens& head, int64_t bh, Sums (&adjoint)[4]) const {
     Fragment dv_before{};  // what the step adds to, read a chunk ahead
     for (int c = head.chunks(); c >= 0; --c) {
-      const bool runs = c<head.chunks(), follows = c> 0;
+      const bool runs = c < head.chunks();
+      const bool follows = c > 0;
       if (!kTeams) device::sync_block();  // gradients are made of what is fetched over
       int32_t start = 0;
       if (follows) start = fetch(room, head, c - 1);

@@ -14,7 +14,7 @@ void wkv7_forward_row(const Wkv7Forward& op, const Wkv7Sizes& sizes, int64_t bh,
   const S *r = in.r.as<S>(), *k = in.k.as<S>(), *v = in.v.as<S>(), *a = in.a.as<S>();
   const S *b = in.b.as<S>(), *s_in = op.s_in.as<S>();
   S *saved = op.s_saved.as<S>(), *s_out = op.s_out.as<S>();
-  DecayRows<S> decay(in);
+  RawDecayRows<S> raw(in);
   S row[kWkv7MaxHead], entering[kWkv7MaxHead];
   for (int64_t j = 0; j < n; ++j) row[j] = s_in == nullptr ? S(0) : s_in[(bh * n + i) * n + j];
   for (int64_t tile = 0; tile < sizes.tiles; ++tile) {
@@ -26,7 +26,7 @@ void wkv7_forward_row(const Wkv7Forward& op, const Wkv7Sizes& sizes, int64_t bh,
         std::copy(row, row + n, saved + ((bh * chunks + sizes.chunk(tile, t)) * n + i) * n);
       }
       if (sizes.starts(in, bh, t)) std::fill(row, row + n, S(0));
-      wkv7_token_row(n, decay.at(at), k + at, v[at + i], a + at, b + at, row);
+      wkv7_token_row(n, raw.at(at), k + at, v[at + i], a + at, b + at, row);
       S sum = 0;
       for (int64_t j = 0; j < n; ++j) sum += row[j] * r[at + j];
       op.y.as<S>()[at + i] = sum;
@@ -127,7 +127,7 @@ void wkv7_backward_chunk(const Wkv7Backward& op, const Wkv7Sizes& sizes, int64_t
   const S *b = in.b.as<S>(), *dy = op.dy.as<S>();
   S *dr = op.dr.as<S>(), *dk = op.dk.as<S>(), *dv = op.dv.as<S>(), *da = op.da.as<S>();
   S *db = op.db.as<S>(), *dw_raw = op.dw_raw.as<S>(), *removed = scratch.removed();
-  DecayRows<S> decay(in);
+  RawDecayRows<S> raw(in);
   std::copy(saved, saved + square, scratch.state(0));
   const auto before = [&](int64_t t) {
     return sizes.starts(in, bh, t) ? scratch.zero() : scratch.state(t - first);
@@ -136,7 +136,7 @@ void wkv7_backward_chunk(const Wkv7Backward& op, const Wkv7Sizes& sizes, int64_t
     const int64_t at = sizes.at(bh, t);
     S* state = scratch.state(t - first + 1);
     std::copy(before(t), before(t) + square, state);
-    wkv7_token(n, decay.at(at), k + at, v + at, a + at, b + at, state);
+    wkv7_token(n, raw.at(at), k + at, v + at, a + at, b + at, state);
   }
   for (int64_t t = last - 1; t >= first; --t) {
     const int64_t at = sizes.at(bh, t);
@@ -145,7 +145,7 @@ void wkv7_backward_chunk(const Wkv7Backward& op, const Wkv7Sizes& sizes, int64_t
       removed[i] = 0;
       for (int64_t j = 0; j < n; ++j) removed[i] += before(t)[i * n + j] * a[at + j];
     }
-    wkv7_token_backward(n, r + at, decay.at(at), k + at, v + at, a + at, b + at, dy + at, before(t),
+    wkv7_token_backward(n, r + at, raw.at(at), k + at, v + at, a + at, b + at, dy + at, before(t),
                         scratch.state(t - first + 1), removed, scratch.adjoint(), dr + at,
                         dw_raw + at, dk + at, dv + at, da + at, db + at);
     add_bonus<S>(op, at, n);

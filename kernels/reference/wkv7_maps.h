@@ -20,7 +20,7 @@ void wkv7_map(const Stream&, const Wkv7Map& op) {
   const Wkv7Sizes sizes(op.in);
   const int64_t n = sizes.n, heads = sizes.batch * sizes.heads;
   const S *k = op.in.k.as<S>(), *v = op.in.v.as<S>(), *a = op.in.a.as<S>(), *b = op.in.b.as<S>();
-  DecayRows<S> decay(op.in);
+  RawDecayRows<S> raw(op.in);
   for (int64_t entry = op.first * heads; entry < op.end * heads; ++entry) {
     const int64_t tile = entry / heads, bh = entry % heads;
     S *m = op.m.as<S>() + entry * sizes.padded, *from_zero = op.b.as<S>() + entry * sizes.padded;
@@ -35,7 +35,7 @@ void wkv7_map(const Stream&, const Wkv7Map& op) {
         std::fill(m, m + n * n, S(0));
         std::fill(from_zero, from_zero + n * n, S(0));
       }
-      const S* w_raw = decay.at(at);
+      const S* w_raw = raw.at(at);
       wkv7_token(n, w_raw, k + at, v + at, a + at, b + at, from_zero);
       wkv7_token(n, w_raw, k + at, static_cast<const S*>(nullptr), a + at, b + at, m);
     }
@@ -48,7 +48,7 @@ void wkv7_map_backward(const Stream&, const Wkv7MapBackward& op) {
   const int64_t n = sizes.n, heads = sizes.batch * sizes.heads;
   const S *r = op.in.r.as<S>(), *a = op.in.a.as<S>(), *b = op.in.b.as<S>();
   const S* dy = op.dy.as<S>();
-  DecayRows<S> decay(op.in);
+  RawDecayRows<S> raw(op.in);
   for (int64_t entry = op.first * heads; entry < op.end * heads; ++entry) {
     const int64_t tile = entry / heads, bh = entry % heads;
     S* adjoint = op.c.as<S>() + entry * sizes.padded;
@@ -56,7 +56,7 @@ void wkv7_map_backward(const Stream&, const Wkv7MapBackward& op) {
     for (int64_t t = sizes.tile_end(tile) - 1; t >= tile * sizes.tile; --t) {
       const int64_t at = sizes.at(bh, t);
       const bool starts = sizes.starts(op.in, bh, t);
-      const S* w_raw = decay.at(at);
+      const S* w_raw = raw.at(at);
       for (int64_t i = 0; i < n; ++i) {
         S q = 0;
         for (int64_t j = 0; j < n; ++j) {

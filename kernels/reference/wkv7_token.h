@@ -15,9 +15,9 @@ S decay_of(const S& w_raw) {
 // w_raw of a token and head, with w0 added where it is given. What `at` returns holds until it is
 // called again.
 template <class S>
-class DecayRows {
+class RawDecayRows {
  public:
-  explicit DecayRows(const Wkv7Sequence& in) : raw_(in.w_raw.as<S>()), w0_(in.w0.as<S>()) {
+  explicit RawDecayRows(const Wkv7Sequence& in) : raw_(in.w_raw.as<S>()), w0_(in.w0.as<S>()) {
     heads_ = in.k.shape[2], n_ = in.k.shape[3];
   }
   const S* at(int64_t place) {

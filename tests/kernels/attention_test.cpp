@@ -345,11 +345,12 @@ void expect_pieces_equal(const Backend& ops, int64_t size) {
   }
 }
 
-TEST(AttentionPieces, HaveTheBitsOfTheWhole) {
-  for (const Backend* ops : tested_backends()) {
-    expect_pieces_equal<float>(*ops, 24);
-    if (ops->bf16) expect_pieces_equal<bf16>(*ops, 64);
-  }
+class AttentionPieces : public PerBackend {};
+INSTANTIATE_TEST_SUITE_P(All, AttentionPieces, testing::ValuesIn(tested_backends()), backend_name);
+
+TEST_P(AttentionPieces, HaveTheBitsOfTheWhole) {
+  expect_pieces_equal<float>(*GetParam(), 24);
+  if (GetParam()->bf16) expect_pieces_equal<bf16>(*GetParam(), 64);
 }
 
 }  // namespace

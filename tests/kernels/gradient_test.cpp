@@ -428,19 +428,22 @@ TEST(ComplexStep, CrossEntropyAndL2Wrap) {
 
 // The check itself must be able to fail.
 TEST(ComplexStep, FindsAWrongGradient) {
+  double factor = 1 + 1e-8;
   OpUnderTest op;
   op.inputs = {{"x", {5}}};
   op.outputs = {{"y", {5}}};
   op.forward = [](Tensors& in, Tensors& out) {
     ref::activation_forward<Complex>({}, {Activation::kTanh, in["x"].view(), out["y"].view()});
   };
-  op.backward = [](Tensors& in, Tensors& up, Tensors& d) {
+  op.backward = [&](Tensors& in, Tensors& up, Tensors& d) {
     ref::activation_backward<Complex>(
         {}, {Activation::kTanh, in["x"].view(), up["y"].view(), d["x"].view()});
-    d["x"][3] *= 1.0 + 1e-8;
+    d["x"][3] *= factor;
   };
   std::string worst;
   EXPECT_GT(check_gradients(op, &worst), tolerance::kComplexStep);
+  factor = NAN;
+  EXPECT_TRUE(std::isnan(check_gradients(op, &worst)));
 }
 
 }  // namespace

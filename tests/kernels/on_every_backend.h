@@ -17,8 +17,6 @@ struct OpCase {
 
 class OnEveryBackend : public testing::TestWithParam<OpCase> {
  protected:
-  // The CUDA kernels' own code, here or on a GPU.
-  static bool emulated() { return GetParam().ops->name.starts_with("cuda"); }
   TwoBackends bench() const {
     return TwoBackends(GetParam().compute, *GetParam().ops, GetParam().threads);
   }
@@ -32,7 +30,7 @@ inline std::vector<OpCase> op_cases() {
   for (const Backend* ops : tested_backends()) {
     all.push_back({ops, DType::kF32, 1});
     // A device has no threads of its own.
-    if (ops != &emulator_backend()) all.push_back({ops, DType::kF32, 3});
+    if (!runs_on_fibers(*ops)) all.push_back({ops, DType::kF32, 3});
     // Without hardware for it oneDNN may refuse bf16 products; the program falls back to float32.
     if (ops->bf16) all.push_back({ops, DType::kBF16, 2});
     if (ops->fp16) all.push_back({ops, DType::kF16, 1});

@@ -233,12 +233,13 @@ TEST_P(Ops, CrossEntropy) {
 }
 
 TEST_P(Ops, Matmul) {
+  const bool fibers = runs_on_fibers(*GetParam().ops);
   for (const bool trans_a : {false, true}) {
     for (const bool trans_b : {false, true}) {
       for (const int64_t m : {1, 70, 600}) {
         constexpr int64_t kN = 48;
-        const int64_t k = emulated() ? 53 : 530;
-        if (emulated() && m == 600) continue;  // fibers are slow
+        const int64_t k = fibers ? 53 : 530;
+        if (fibers && m == 600) continue;
         TwoBackends b = bench();
         b.input("a", trans_a ? Shape{k, m} : Shape{m, k});
         b.input("b", trans_b ? Shape{kN, k} : Shape{k, kN});
@@ -272,7 +273,7 @@ TEST_P(Ops, Matmul) {
 
 TEST_P(Ops, Wkv7) {
   for (const int64_t n : {8, 16, 32, 40, 64, 128}) {
-    if (emulated() && (n == 8 || n == 40)) continue;  // refused, see below
+    if (runs_cuda_kernels(*GetParam().ops) && (n == 8 || n == 40)) continue;  // refused, see below
     const int64_t batch = 2, count = 37, heads = 3;
     const Shape tokens{batch, count, heads, n}, state{batch, heads, n, n};
     TwoBackends b = bench();

@@ -42,7 +42,7 @@ struct SumCase {
   const Backend* ops;
   DType compute;
 
-  bool emulated() const { return ops == &emulator_backend(); }  // fibers are slow
+  bool on_fibers() const { return runs_on_fibers(*ops); }
 };
 
 std::vector<SumCase> cases() {
@@ -55,93 +55,87 @@ std::vector<SumCase> cases() {
   return all;
 }
 
-std::string to_string(const SumCase& c) {
-  return std::string(c.ops->name) + " " + std::string(c.ops->isa) + " " +
-         std::string(name_of(c.compute));
-}
+class TokenSums : public testing::TestWithParam<SumCase> {};
+INSTANTIATE_TEST_SUITE_P(All, TokenSums, testing::ValuesIn(cases()), [](const auto& chosen) {
+  return test_name(*chosen.param.ops) + "_" + std::string(name_of(chosen.param.compute));
+});
 
-TEST(TokenSums, AWeightGradientInFixedPointIsThatOfFloats) {
+TEST_P(TokenSums, AWeightGradientInFixedPointIsThatOfFloats) {
   constexpr int64_t kTokens = 70, kSamples = 3;
   const Leaves leaves{kTokens, 32, 0};
-  for (const SumCase& c : cases()) {
-    // Over a block either way.
-    const int64_t m = c.emulated() ? 20 : 300, n = c.emulated() ? 37 : 530;
-    const Data left(c.compute, {kSamples * kTokens, m}, "left");
-    const Data right(c.compute, {kSamples * kTokens, n}, "right");
-    const Data floats(DType::kF32, {m, n}, "");
-    FixedSum whole({m, n}), cut({m, n});
-    c.ops->weight_gradient({2}, {left.view, right.view, floats.view});
-    c.ops->weight_gradient({1}, {left.view, right.view, whole.to(), leaves});
-    EXPECT_LT(distance(whole.values(), doubles(floats.view)), 1e-6) << to_string(c);
-    // Backwards, piece by piece: a leaf, a sample and a half, the rest.
-    for (const auto& [begin, end] : {std::pair{102, 210}, {32, 102}, {0, 32}}) {
-      c.ops->weight_gradient({2}, {left.view.rows(begin, end),
-                                   right.view.rows(begin, end),
-                                   cut.to(),
-                                   {kTokens, 32, begin % kTokens}});
-    }
-    EXPECT_EQ(doubles(cut.sum.view), doubles(whole.sum.view)) << to_string(c);
-    EXPECT_EQ(doubles(cut.peak.view), doubles(whole.peak.view)) << to_string(c);
+  const SumCase& c = GetParam();
+  // Over a block either way.
+  const int64_t m = c.on_fibers() ? 20 : 300, n = c.on_fibers() ? 37 : 530;
+  const Data left(c.compute, {kSamples * kTokens, m}, "left");
+  const Data right(c.compute, {kSamples * kTokens, n}, "right");
+  const Data floats(DType::kF32, {m, n}, "");
+  FixedSum whole({m, n}), cut({m, n});
+  c.ops->weight_gradient({2}, {left.view, right.view, floats.view});
+  c.ops->weight_gradient({1}, {left.view, right.view, whole.to(), leaves});
+  EXPECT_LT(distance(whole.values(), doubles(floats.view)), 1e-6);
+  // Backwards, piece by piece: a leaf, a sample and a half, the rest.
+  for (const auto& [begin, end] : {std::pair{102, 210}, {32, 102}, {0, 32}}) {
+    c.ops->weight_gradient({2}, {left.view.rows(begin, end),
+                                 right.view.rows(begin, end),
+                                 cut.to(),
+                                 {kTokens, 32, begin % kTokens}});
   }
+  EXPECT_EQ(doubles(cut.sum.view), doubles(whole.sum.view));
+  EXPECT_EQ(doubles(cut.peak.view), doubles(whole.peak.view));
 }
 
-TEST(TokenSums, ThePeakIsTheLargestPartial) {
-  for (const SumCase& c : cases()) {
-    const Data left(c.compute, {8, 3}, ""), right(c.compute, {8, 2}, "");
-    assign(left.view, std::vector<double>(24, 0.5));
-    assign(right.view, std::vector<double>(16, -2));
-    FixedSum sum({3, 2});
-    c.ops->weight_gradient({}, {left.view, right.view, sum.to(), {8, 4, 0}});
-    EXPECT_EQ(magnitude_from_bits(sum.peak.view.as<int64_t>()[0]), 4) << to_string(c);
-    EXPECT_EQ(sum.values(), std::vector<double>(6, -8)) << to_string(c);
-    std::vector<double> broken = doubles(right.view);
-    broken[3] = NAN;
-    assign(right.view, broken);
-    c.ops->weight_gradient({}, {left.view, right.view, sum.to(), {8, 4, 0}});
-    EXPECT_FALSE(std::isfinite(magnitude_from_bits(sum.peak.view.as<int64_t>()[0])))
-        << to_string(c);
-  }
+TEST_P(TokenSums, ThePeakIsTheLargestPartial) {
+  const SumCase& c = GetParam();
+  const Data left(c.compute, {8, 3}, ""), right(c.compute, {8, 2}, "");
+  assign(left.view, std::vector<double>(24, 0.5));
+  assign(right.view, std::vector<double>(16, -2));
+  FixedSum sum({3, 2});
+  c.ops->weight_gradient({}, {left.view, right.view, sum.to(), {8, 4, 0}});
+  EXPECT_EQ(magnitude_from_bits(sum.peak.view.as<int64_t>()[0]), 4);
+  EXPECT_EQ(sum.values(), std::vector<double>(6, -8));
+  std::vector<double> broken = doubles(right.view);
+  broken[3] = NAN;
+  assign(right.view, broken);
+  c.ops->weight_gradient({}, {left.view, right.view, sum.to(), {8, 4, 0}});
+  EXPECT_FALSE(std::isfinite(magnitude_from_bits(sum.peak.view.as<int64_t>()[0])));
 }
 
 // A product's rows keep their bits when the leaf is computed alone or beside others.
-TEST(TokenSums, ProductsKeepToLeaves) {
+TEST_P(TokenSums, ProductsKeepToLeaves) {
   constexpr int64_t kTokens = 300;
-  for (const SumCase& c : cases()) {
-    if (c.ops->name == "reference") continue;
-    const int64_t k = c.emulated() ? 40 : 768, n = c.emulated() ? 24 : 96;
-    const Data a(c.compute, {2 * kTokens, k}, "a"), b(c.compute, {n, k}, "b", 0.1);
-    const Data all(c.compute, {2 * kTokens, n}, ""), part(c.compute, {2 * kTokens, n}, "");
-    c.ops->matmul(
-        {2},
-        {.a = a.view, .b = b.view, .c = all.view, .trans_b = true, .leaves = {kTokens, 64, 0}});
-    for (const auto& [begin, end] : {std::pair{0, 64}, {64, 300}, {300, 600}}) {
-      c.ops->matmul({1}, {.a = a.view.rows(begin, end),
-                          .b = b.view,
-                          .c = part.view.rows(begin, end),
-                          .trans_b = true,
-                          .leaves = {kTokens, 64, begin % kTokens}});
-    }
-    EXPECT_EQ(doubles(part.view), doubles(all.view)) << to_string(c);
+  const SumCase& c = GetParam();
+  if (c.ops->name == "reference") return;  // its products have no blocks
+  const int64_t k = c.on_fibers() ? 40 : 768, n = c.on_fibers() ? 24 : 96;
+  const Data a(c.compute, {2 * kTokens, k}, "a"), b(c.compute, {n, k}, "b", 0.1);
+  const Data all(c.compute, {2 * kTokens, n}, ""), part(c.compute, {2 * kTokens, n}, "");
+  c.ops->matmul(
+      {2}, {.a = a.view, .b = b.view, .c = all.view, .trans_b = true, .leaves = {kTokens, 64, 0}});
+  for (const auto& [begin, end] : {std::pair{0, 64}, {64, 300}, {300, 600}}) {
+    c.ops->matmul({1}, {.a = a.view.rows(begin, end),
+                        .b = b.view,
+                        .c = part.view.rows(begin, end),
+                        .trans_b = true,
+                        .leaves = {kTokens, 64, begin % kTokens}});
   }
+  EXPECT_EQ(doubles(part.view), doubles(all.view));
 }
 
 // Element-wise kernels run whole vectors and a rest: both must round alike.
-TEST(TokenSums, ElementsKeepTheirBitsAtAnyPlace) {
+TEST_P(TokenSums, ElementsKeepTheirBitsAtAnyPlace) {
   constexpr int64_t kCount = 200;
-  for (const SumCase& c : cases()) {
-    const Data x(c.compute, {kCount}, "x", 2), dy(c.compute, {kCount}, "dy");
-    for (Activation kind : {Activation::kTanh, Activation::kSigmoid, Activation::kReluSquared}) {
-      const Data whole(c.compute, {kCount}, ""), dwhole(c.compute, {kCount}, "");
-      c.ops->activation_forward({}, {kind, x.view, whole.view});
-      c.ops->activation_backward({}, {kind, x.view, dy.view, dwhole.view});
-      for (int64_t begin = 1; begin < 40; ++begin) {
-        const Data y(c.compute, {kCount}, ""), dx(c.compute, {kCount}, "");
-        const auto from = [&](const Tensor& t) { return t.rows(begin, kCount - begin); };
-        c.ops->activation_forward({}, {kind, from(x.view), from(y.view)});
-        c.ops->activation_backward({}, {kind, from(x.view), from(dy.view), from(dx.view)});
-        EXPECT_EQ(doubles(from(y.view)), doubles(from(whole.view))) << to_string(c) << begin;
-        EXPECT_EQ(doubles(from(dx.view)), doubles(from(dwhole.view))) << to_string(c) << begin;
-      }
+  const SumCase& c = GetParam();
+  const Data x(c.compute, {kCount}, "x", 2), dy(c.compute, {kCount}, "dy");
+  for (Activation kind : {Activation::kTanh, Activation::kSigmoid, Activation::kReluSquared}) {
+    const Data whole(c.compute, {kCount}, ""), dwhole(c.compute, {kCount}, "");
+    c.ops->activation_forward({}, {kind, x.view, whole.view});
+    c.ops->activation_backward({}, {kind, x.view, dy.view, dwhole.view});
+    for (int64_t begin = 1; begin < 40; ++begin) {
+      const Data y(c.compute, {kCount}, ""), dx(c.compute, {kCount}, "");
+      const auto from = [&](const Tensor& t) { return t.rows(begin, kCount - begin); };
+      c.ops->activation_forward({}, {kind, from(x.view), from(y.view)});
+      c.ops->activation_backward({}, {kind, from(x.view), from(dy.view), from(dx.view)});
+      EXPECT_EQ(doubles(from(y.view)), doubles(from(whole.view))) << begin;
+      EXPECT_EQ(doubles(from(dx.view)), doubles(from(dwhole.view))) << begin;
     }
   }
 }

@@ -151,8 +151,7 @@ std::vector<const Backend*> with_bf16() {
   return all;
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Wkv7Chunks, testing::ValuesIn(with_bf16()),
-                         [](const auto& chosen) { return test_name(*chosen.param); });
+INSTANTIATE_TEST_SUITE_P(All, Wkv7Chunks, testing::ValuesIn(with_bf16()), backend_name);
 
 }  // namespace
 }  // namespace rwkv

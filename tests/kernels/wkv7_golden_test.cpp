@@ -68,11 +68,12 @@ TEST(Wkv7Golden, ReferenceInDouble) {
   expect_golden<double>("wkv7_b.h5", reference_backend(), tolerance::kGolden);
 }
 
-TEST(Wkv7Golden, EveryBackendInFloat) {
-  for (const Backend* ops : tested_backends()) {
-    expect_golden<float>("wkv7_a.h5", *ops, tolerance::kFloat);
-    expect_golden<float>("wkv7_b.h5", *ops, tolerance::kFloat);
-  }
+class Wkv7GoldenOf : public PerBackend {};
+INSTANTIATE_TEST_SUITE_P(All, Wkv7GoldenOf, testing::ValuesIn(tested_backends()), backend_name);
+
+TEST_P(Wkv7GoldenOf, InFloat) {
+  expect_golden<float>("wkv7_a.h5", *GetParam(), tolerance::kFloat);
+  expect_golden<float>("wkv7_b.h5", *GetParam(), tolerance::kFloat);
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ inline double check_gradients(const OpUnderTest& op, std::string* worst,
   for (auto& [name, tensor] : in) {
     double scale = 1e-30, error = 0;
     for (int64_t i = 0; i < tensor.size(); ++i) {
-      scale = std::max(scale, std::abs(gradients[name][i].real()));
+      raise(scale, std::abs(gradients[name][i].real()));
     }
     for (int64_t i = 0; i < tensor.size(); ++i) {
       tensor[i] += Complex(0, kStep);
@@ -63,12 +63,10 @@ inline double check_gradients(const OpUnderTest& op, std::string* worst,
           derivative += (values[j] * upstream[output][j]).imag() / kStep;
         }
       }
-      error = std::max(error, std::abs(derivative - gradients[name][i].real()));
+      raise(error, std::abs(derivative - gradients[name][i].real()));
     }
-    if (error / scale > largest_error) {
-      largest_error = error / scale;
-      *worst = name;
-    }
+    if (!(error / scale <= largest_error)) *worst = name;
+    raise(largest_error, error / scale);
   }
   return largest_error;
 }

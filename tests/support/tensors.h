@@ -99,8 +99,14 @@ inline void assign(const Tensor& t, const std::vector<double>& values) {
   }
 }
 
-// |a - b| / |b| by norm; |a - b| where b is zero.
+// The larger of the two, for ever NaN from the first NaN on, which no limit is above.
+inline void raise(double& worst, double x) {
+  if (!std::isnan(worst) && !(x <= worst)) worst = x;
+}
+
+// |a - b| / |b| by norm; |a - b| where b is zero. NaN where either has one.
 inline double distance(const std::vector<double>& a, const std::vector<double>& b) {
+  require(a.size() == b.size(), "distance: lengths");
   double difference = 0, norm = 0;
   for (size_t i = 0; i < b.size(); ++i) {
     difference += (a[i] - b[i]) * (a[i] - b[i]);

@@ -28,5 +28,9 @@ inline constexpr double kSegmentsBf16 = 5e-3;
 // 40 AdamW steps in float32: every loss; every final tensor by norm (the sign-like first updates of
 // AdamW amplify rounding where a gradient is nearly zero).
 inline constexpr double kTrajectoryLoss = 3e-6, kTrajectoryTensor = 1e-3;
+// Of them the gradient's norm, relative: its sum of squares in float32, of weights as far apart.
+inline constexpr double kTrajectoryNorm = 3e-5;
+// Numbers in double that differ in nothing but the order of their sums.
+inline constexpr double kSameSums = 1e-12;
 
 }  // namespace rwkv::tolerance

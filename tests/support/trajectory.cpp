@@ -46,18 +46,16 @@ TrajectoryResult run_trajectory(const Golden& golden, const Backend& ops, Precis
     const Pass pass{{1}, ops};
     const double norm = optimizer.norm(pass, 1 / count);
     const double lr = learning_rate(config, step, c["steps"]);
-    result.worst_loss = std::max(result.worst_loss, std::fabs(got.loss - losses[s]));
-    result.worst_norm = std::max(result.worst_norm, std::fabs(norm / norms[s] - 1));
-    result.worst_lr = std::max(result.worst_lr, std::fabs(lr / lrs[s] - 1));
+    raise(result.worst_loss, std::fabs(got.loss - losses[s]));
+    raise(result.worst_norm, std::fabs(norm / norms[s] - 1));
+    raise(result.worst_lr, std::fabs(lr / lrs[s] - 1));
     optimizer.step(pass, lr, step + 1, norm, 1 / count);
   }
   for (size_t i = 0; i < store.size() && steps == c["steps"]; ++i) {
     const double d =
         distance(doubles(store.master(i)), golden.read("params_final/" + store.specs()[i].name));
-    if (d > result.worst_tensor) {
-      result.worst_tensor = d;
-      result.tensor = store.specs()[i].name;
-    }
+    if (!(d <= result.worst_tensor)) result.tensor = store.specs()[i].name;
+    raise(result.worst_tensor, d);
   }
   return result;
 }

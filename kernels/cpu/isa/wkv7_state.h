@@ -75,7 +75,7 @@ template <int Q>
   for (int q = 0; q < Q; ++q) removed[q] += odd[q];
 }
 
-// to = from diag(w) + removed b^T + v k^T; `to` may be `from`. Adds to r to y where y is wanted.
+// to = from diag(w) + removed b^T + v k^T; `to` may be `from`. Where y is wanted, y = to r.
 // The sum's order is written out, so that every pass gives a state the same bits.
 template <int Q, bool with_y>
 [[gnu::always_inline]] inline void advance(int n, const v16* from, v16* to, const TokenRow<Q>& x,

@@ -141,7 +141,7 @@ void launch(const Stream& stream, const LaunchShape& shape, const Kernel& kernel
 
 }  // namespace rwkv::device
 
-// What a warp does as one: all of its threads must come.
+// Before a loop.
 #define RWKV_UNROLL _Pragma("unroll")
 
 namespace rwkv::device {

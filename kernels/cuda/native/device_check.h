@@ -1,4 +1,4 @@
-// The one place where CUDA's return codes are looked at.
+// The one place where return codes of CUDA's run time are looked at in kernels/cuda.
 #pragma once
 
 #include <cuda_runtime.h>

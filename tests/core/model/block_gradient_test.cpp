@@ -86,7 +86,7 @@ class BlockUnderTest {
   // of its elements.
   double error(Tensor at, const Tensor& gradient) {
     double scale = 1e-12, worst = 0;
-    for (double g : doubles(gradient)) scale = std::max(scale, std::fabs(g));
+    for (double g : doubles(gradient)) raise(scale, std::fabs(g));
     const int64_t step = std::max<int64_t>(1, at.elements() / 24);
     for (int64_t i = 0; i < at.elements(); i += step) {
       constexpr double kH = 1e-5;
@@ -97,7 +97,7 @@ class BlockUnderTest {
       x = before - kH;
       const double below = value();
       x = before;
-      worst = std::max(worst, std::fabs((above - below) / (2 * kH) - gradient.as<double>()[i]));
+      raise(worst, std::fabs((above - below) / (2 * kH) - gradient.as<double>()[i]));
     }
     return worst / scale;
   }

@@ -26,13 +26,14 @@ TEST_F(Trajectory, ReferenceInDouble) {
       run_trajectory(golden_, reference_backend(), kDouble, table_, kSteps);
   EXPECT_LT(got.worst_loss, tolerance::kGolden);
   EXPECT_LT(got.worst_norm, tolerance::kGolden);
-  EXPECT_LT(got.worst_lr, 1e-12);
+  EXPECT_LT(got.worst_lr, tolerance::kSameSums);
   EXPECT_LT(got.worst_tensor, tolerance::kTrajectoryTensor) << got.tensor;
 }
 
 TEST_F(Trajectory, CpuInFloat) {
   const TrajectoryResult got = run_trajectory(golden_, cpu_backend(), kSingle, table_, kSteps);
   EXPECT_LT(got.worst_loss, tolerance::kTrajectoryLoss);
+  EXPECT_LT(got.worst_norm, tolerance::kTrajectoryNorm);
   EXPECT_LT(got.worst_tensor, tolerance::kTrajectoryTensor) << got.tensor;
 }
 
@@ -42,7 +43,7 @@ TEST_F(Trajectory, CudaKernelsOnTheEmulatorInFloat) {
   const TrajectoryResult got =
       run_trajectory(golden_, emulator_backend(), kSingle, table_, kFewSteps);
   EXPECT_LT(got.worst_loss, tolerance::kTrajectoryLoss);
-  EXPECT_LT(got.worst_norm, 10 * tolerance::kTrajectoryLoss);
+  EXPECT_LT(got.worst_norm, tolerance::kTrajectoryNorm);
 }
 
 TEST_F(Trajectory, GpuInFloat) {
@@ -50,6 +51,7 @@ TEST_F(Trajectory, GpuInFloat) {
   if (gpu == nullptr) GTEST_SKIP() << why_no_gpu();
   const TrajectoryResult got = run_trajectory(golden_, *gpu, kSingle, table_, kSteps);
   EXPECT_LT(got.worst_loss, tolerance::kTrajectoryLoss);
+  EXPECT_LT(got.worst_norm, tolerance::kTrajectoryNorm);
   EXPECT_LT(got.worst_tensor, tolerance::kTrajectoryTensor) << got.tensor;
   const TrajectoryResult again = run_trajectory(golden_, *gpu, kSingle, table_, kSteps);
   EXPECT_EQ(again.worst_loss, got.worst_loss);  // the same bits run to run

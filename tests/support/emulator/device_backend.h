@@ -72,9 +72,9 @@ void launch(const Stream&, const LaunchShape& shape, const Kernel& kernel) {
 
 }  // namespace rwkv::device
 
-// What a warp does as one: all of its threads must come. kernels/cuda/native/device_backend.h says
-// what each of these is.
 #define RWKV_UNROLL
+
+// kernels/cuda/native/device_backend.h says what each of these is.
 
 namespace rwkv::device {
 
