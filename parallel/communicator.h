@@ -32,7 +32,7 @@ class Ticket {
  public:
   virtual ~Ticket() = default;
   virtual bool done() = 0;  // never blocks; true also when the operation failed
-  virtual void wait() = 0;  // throws CommError when the operation failed
+  virtual void wait() = 0;  // throws CommError when the operation failed, HangError in time
 };
 
 class Communicator {
@@ -69,6 +69,12 @@ class Communicator {
   // Ranks that give the same colour form a new communicator, ordered by key, then by rank. A
   // negative colour gives nullptr.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
+
+  // Not collective. How many seconds a wait for other ranks may take, on this communicator and on
+  // those that are split from it afterwards; then it throws HangError, and the communicator is good
+  // for abort() alone. Without limit until it is set. MPI's ranks keep to it; threads have no
+  // limit, and NCCL has its own (NcclSettings).
+  virtual void limit_waits(double /*seconds*/) {}
 
   // Not collective. Ends every rank of the job with `code`; frees peers stuck in a collective.
   [[noreturn]] virtual void abort(int code) noexcept = 0;
@@ -117,8 +123,8 @@ std::unique_ptr<Communicator> make_self(const Memory& = host_memory());
 // them again.
 std::unique_ptr<Communicator> make_staged(Communicator& control, const Memory& device);
 
-// Rank 0 of as many ranks, to plan memory for: any operation is an internal error.
-std::unique_ptr<Communicator> make_planned(int ranks);
+// A rank of as many ranks, to plan memory for: any operation is an internal error.
+std::unique_ptr<Communicator> make_planned(int ranks, int rank = 0);
 
 // Ranks as threads of this process, `work(comm)` on each; rethrows the first rank's exception after
 // all have ended (a rank that throws frees its peers, whose calls then throw CommError).

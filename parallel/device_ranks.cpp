@@ -28,7 +28,6 @@ DeviceRanks::DeviceRanks(Communicator& control, const Memory& memory, const Devi
   } else if (takes_nccl(control, link)) {
     own_ = make_nccl(control, {.device = link.device,
                                .timeout_seconds = link.timeout_seconds,
-                               .deterministic = true,
                                .share_gpu = link.share_gpu});
   } else {
     own_ = make_staged(control, memory);

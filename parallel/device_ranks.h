@@ -15,7 +15,7 @@ struct DeviceLink {
   std::string kind = "auto";  // nccl; host: by way of the hosts' memories; auto: nccl where it is
   int device = -1;            // this rank's GPU; -1: none
   bool share_gpu = false;     // several ranks have one
-  int timeout_seconds = 600;
+  double timeout_seconds = 600;
 };
 
 class DeviceRanks {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -125,13 +126,20 @@ class StridedType {
   MPI_Datatype type_ = MPI_DATATYPE_NULL;
 };
 
+// Who waits, and how long for others.
+struct Waiter {
+  int rank = 0, ranks = 1;  // of the whole job
+  double seconds = Patience::kEndless;
+};
+
 class MpiTicket final : public Ticket {
  public:
-  explicit MpiTicket(const char* call) : call_(call) {}
+  MpiTicket(const char* call, const Waiter& waiter) : call_(call), waiter_(waiter) {}
   MpiTicket(const MpiTicket&) = delete;
   MpiTicket& operator=(const MpiTicket&) = delete;
   ~MpiTicket() override {
-    if (!unwinding_) finish();
+    PoliteWait wait;
+    while (!unwinding_ && !done()) wait.pause();
   }
 
   // Where the next request is to be put. `awaited_bytes`: what a receive must bring, else -1.
@@ -142,19 +150,24 @@ class MpiTicket final : public Ticket {
 
   bool done() override {
     try {
-      while (failure_.empty() && finished_ < parts_.size()) {
+      while (failure_ == nullptr && finished_ < parts_.size()) {
         if (!test(parts_[finished_])) return false;
         ++finished_;
       }
-    } catch (const CommError& error) {
-      failure_ = error.what();
+    } catch (const CommError&) {
+      failure_ = std::current_exception();
     }
     return true;
   }
 
   void wait() override {
-    finish();
-    if (!failure_.empty()) throw CommError(failure_);
+    Patience patience(waiter_.seconds);
+    PoliteWait wait;
+    while (!done()) {
+      if (patience.ends()) failure_ = std::make_exception_ptr(HangError(too_long()));
+      wait.pause();
+    }
+    if (failure_ != nullptr) std::rethrow_exception(failure_);
   }
 
  private:
@@ -178,15 +191,17 @@ class MpiTicket final : public Ticket {
     return true;
   }
 
-  void finish() {
-    PoliteWait wait;
-    while (!done()) wait.pause();
+  std::string too_long() const {
+    return fmt::format(
+        "rank {} of {}: {}: another rank did not arrive within {} s (parallel.timeout)",
+        waiter_.rank, waiter_.ranks, call_, waiter_.seconds);
   }
 
   const char* call_;
+  Waiter waiter_;
   std::vector<Part> parts_;
   size_t finished_ = 0;
-  std::string failure_;
+  std::exception_ptr failure_;
   Unwinding unwinding_;
 };
 
@@ -197,6 +212,8 @@ class MpiCommunicator final : public Communicator {
       : session_(std::move(session)), handle_(comm), max_bytes_(max_bytes) {
     check(MPI_Comm_rank(comm, &rank_), "MPI_Comm_rank");
     check(MPI_Comm_size(comm, &size_), "MPI_Comm_size");
+    check(MPI_Comm_rank(MPI_COMM_WORLD, &waiter_.rank), "MPI_Comm_rank");
+    check(MPI_Comm_size(MPI_COMM_WORLD, &waiter_.ranks), "MPI_Comm_size");
   }
 
   int rank() const override { return rank_; }
@@ -205,18 +222,21 @@ class MpiCommunicator final : public Communicator {
 
   void barrier() override {
     record_operation();
-    MpiTicket ticket("barrier");
-    check(MPI_Ibarrier(handle_.get(), ticket.add()), "MPI_Ibarrier");
-    ticket.wait();
+    meet("barrier");
   }
+
+  void limit_waits(double seconds) override { waiter_.seconds = seconds; }
 
   std::unique_ptr<Communicator> split(int color, int key) override {
     record_operation();
+    meet("split");
     MPI_Comm part = MPI_COMM_NULL;
     check(MPI_Comm_split(handle_.get(), color < 0 ? MPI_UNDEFINED : color, key, &part),
           "MPI_Comm_split");
     if (part == MPI_COMM_NULL) return nullptr;
-    return std::make_unique<MpiCommunicator>(part, max_bytes_);
+    auto ranks = std::make_unique<MpiCommunicator>(part, max_bytes_);
+    ranks->limit_waits(waiter_.seconds);
+    return ranks;
   }
 
   [[noreturn]] void abort(int code) noexcept override {
@@ -231,6 +251,16 @@ class MpiCommunicator final : public Communicator {
   std::unique_ptr<Ticket> do_broadcast(Tensor, int root, Stream&) override;
   std::unique_ptr<Ticket> do_shift(ConstTensor, int to, Tensor, int from, Stream&) override;
   HostPlace find_host_place() override;
+
+  // All ranks are here, so that a call of MPI that blocks until they are does not block for long.
+  void meet(const char* call) const {
+    MpiTicket ticket(call, waiter_);
+    check(MPI_Ibarrier(handle_.get(), ticket.add()), "MPI_Ibarrier");
+    ticket.wait();
+  }
+  std::unique_ptr<MpiTicket> ticket_of(const char* call) const {
+    return std::make_unique<MpiTicket>(call, waiter_);
+  }
 
   // piece(offset, count) for consecutive pieces of at most `most` of `total`; at least one, maybe
   // empty, so that a rank with nothing still meets its peers and a difference shows.
@@ -248,10 +278,11 @@ class MpiCommunicator final : public Communicator {
   Handle handle_;
   int64_t max_bytes_;
   int rank_ = 0, size_ = 1;
+  Waiter waiter_;
 };
 
 std::unique_ptr<Ticket> MpiCommunicator::do_all_reduce(Tensor inout, Reduce how, Stream&) {
-  auto ticket = std::make_unique<MpiTicket>("all_reduce");
+  auto ticket = ticket_of("all_reduce");
   const int64_t width = bytes_of(inout.dtype);
   in_pieces(inout.elements(), max_bytes_ / width, [&](int64_t offset, int count) {
     check(MPI_Iallreduce(MPI_IN_PLACE, inout.data + offset * width, count, mpi_type(inout.dtype),
@@ -262,7 +293,7 @@ std::unique_ptr<Ticket> MpiCommunicator::do_all_reduce(Tensor inout, Reduce how,
 }
 
 std::unique_ptr<Ticket> MpiCommunicator::do_all_gather(ConstTensor shard, Tensor whole, Stream&) {
-  auto ticket = std::make_unique<MpiTicket>("all_gather");
+  auto ticket = ticket_of("all_gather");
   const int64_t bytes = shard.bytes();
   const bool in_place = bytes > 0 && shard.data == whole.data + rank_ * bytes;
   if (whole.bytes() <= max_bytes_) {
@@ -283,7 +314,7 @@ std::unique_ptr<Ticket> MpiCommunicator::do_all_gather(ConstTensor shard, Tensor
 }
 
 std::unique_ptr<Ticket> MpiCommunicator::do_broadcast(Tensor inout, int root, Stream&) {
-  auto ticket = std::make_unique<MpiTicket>("broadcast");
+  auto ticket = ticket_of("broadcast");
   in_pieces(inout.bytes(), max_bytes_, [&](int64_t offset, int count) {
     check(MPI_Ibcast(inout.data + offset, count, MPI_BYTE, root, handle_.get(), ticket->add()),
           "MPI_Ibcast");
@@ -294,7 +325,7 @@ std::unique_ptr<Ticket> MpiCommunicator::do_broadcast(Tensor inout, int root, St
 std::unique_ptr<Ticket> MpiCommunicator::do_shift(ConstTensor out, int to, Tensor in, int from,
                                                   Stream&) {
   constexpr int kTag = 0;
-  auto ticket = std::make_unique<MpiTicket>("shift");
+  auto ticket = ticket_of("shift");
   if (from != kNoRank) {
     in_pieces(in.bytes(), max_bytes_, [&](int64_t offset, int count) {
       check(MPI_Irecv(in.data + offset, count, MPI_BYTE, from, kTag, handle_.get(),
@@ -312,6 +343,7 @@ std::unique_ptr<Ticket> MpiCommunicator::do_shift(ConstTensor out, int to, Tenso
 }
 
 HostPlace MpiCommunicator::find_host_place() {
+  meet("host_place");
   MPI_Comm host = MPI_COMM_NULL;
   check(MPI_Comm_split_type(handle_.get(), MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host),
         "MPI_Comm_split_type");

@@ -10,10 +10,8 @@
 namespace rwkv {
 
 struct NcclSettings {
-  int device = 0;             // CUDA's number of this rank's GPU in this process
-  int timeout_seconds = 600;  // of one operation, from its call, and of making a communicator
-  // Sums have the same bits each time: rings in place of trees and of the switch's arithmetic.
-  bool deterministic = true;
+  int device = 0;                // CUDA's number of this rank's GPU in this process
+  double timeout_seconds = 600;  // for one operation, and for making a communicator
   // For tests: several ranks, each a process, on one GPU. Slow; NVIDIA does not support it. The
   // same on all ranks.
   bool share_gpu = false;
@@ -41,8 +39,9 @@ const NcclLibrary& nccl_library();
 //
 // wait() makes the caller's stream wait; it blocks the host only until all partners of an operation
 // have connected, at most the timeout. An operation that fails later shows as a CommError of
-// settle() or of a later call or ticket. After a CommError the communicator is good for abort()
-// and destruction alone. barrier(), host(), and numbers and text go over `control`.
+// settle() or of a later call or ticket, one that does not end in time as a HangError. After a
+// CommError the communicator is good for abort() and destruction alone. barrier(), host(), and
+// numbers and text go over `control`.
 //
 // Sets variables of NCCL's environment before its first call, those that the user has not set.
 // Throws the same AgreedError on all ranks where one cannot begin, CommError without the library.

@@ -6,9 +6,9 @@ namespace {
 
 class PlannedCommunicator final : public Communicator {
  public:
-  explicit PlannedCommunicator(int ranks) : ranks_(ranks) {}
+  PlannedCommunicator(int ranks, int rank) : ranks_(ranks), rank_(rank) {}
 
-  int rank() const override { return 0; }
+  int rank() const override { return rank_; }
   int size() const override { return ranks_; }
   std::string name() const override { return "planned"; }
   void barrier() override { refuse(); }
@@ -24,13 +24,13 @@ class PlannedCommunicator final : public Communicator {
   std::unique_ptr<Ticket> do_broadcast(Tensor, int, Stream&) override { refuse(); }
   std::unique_ptr<Ticket> do_shift(ConstTensor, int, Tensor, int, Stream&) override { refuse(); }
 
-  int ranks_;
+  int ranks_, rank_;
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_planned(int ranks) {
-  return std::make_unique<PlannedCommunicator>(ranks);
+std::unique_ptr<Communicator> make_planned(int ranks, int rank) {
+  return std::make_unique<PlannedCommunicator>(ranks, rank);
 }
 
 }  // namespace rwkv

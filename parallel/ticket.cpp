@@ -1,5 +1,6 @@
 #include "parallel/ticket.h"
 
+#include <algorithm>
 #include <thread>
 
 namespace rwkv {
@@ -8,7 +9,16 @@ namespace {
 constexpr int kEagerPolls = 64;
 constexpr std::chrono::milliseconds kYielding{2};
 constexpr std::chrono::microseconds kNap{20};
+constexpr double kLongestPoll = 1;  // seconds
 }  // namespace
+
+bool Patience::ends() {
+  const Clock::time_point now = Clock::now();
+  const std::chrono::duration<double> since = now - last_;
+  last_ = now;
+  left_ -= std::min(since.count(), kLongestPoll);
+  return left_ < 0;
+}
 
 void PoliteWait::pause() {
   if (polls_ < kEagerPolls) {

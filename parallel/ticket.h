@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <exception>
+#include <limits>
 
 #include "parallel/communicator.h"
 
@@ -22,6 +23,21 @@ class Unwinding {
 
  private:
   int at_birth_ = std::uncaught_exceptions();
+};
+
+// What is left of the time that a wait may take. Only time between polls of at most a second
+// counts, so that a job that is stopped and goes on (SIGSTOP, a laptop's lid) has not waited
+// meanwhile.
+class Patience {
+ public:
+  static constexpr double kEndless = std::numeric_limits<double>::infinity();
+  explicit Patience(double seconds) : left_(seconds) {}
+  bool ends();  // to be asked at each poll
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double left_;
+  Clock::time_point last_ = Clock::now();
 };
 
 // A wait that polls: at first as fast as it can, then giving way to other threads, then asleep

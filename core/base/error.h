@@ -50,6 +50,15 @@ class IoError : public Error {
 class CommError : public Error {
  public:
   explicit CommError(const std::string& what) : Error(what, ExitCode::kFatal) {}
+
+ protected:
+  CommError(const std::string& what, ExitCode code) : Error(what, code) {}
+};
+
+// Another rank did not arrive in time.
+class HangError : public CommError {
+ public:
+  explicit HangError(const std::string& what) : CommError(what, ExitCode::kHang) {}
 };
 
 // Throws Error naming the caller's file and line unless `ok`. For contracts between our own parts;

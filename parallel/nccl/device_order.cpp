@@ -8,7 +8,7 @@
 namespace rwkv::nccl {
 namespace {
 
-// The one place where CUDA's return codes are looked at.
+// The one place where return codes of CUDA's run time are looked at here.
 void check(cudaError_t code, const char* call) {
   if (code == cudaSuccess) [[likely]]
     return;

@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 #include <nccl.h>
 
-#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <thread>
@@ -27,7 +26,6 @@ namespace {
 using nccl::Event;
 using nccl::Operation;
 using nccl::OwnStream;
-using Clock = std::chrono::steady_clock;
 
 // The one place where NCCL's return codes are looked at. Returns whether the call is through: else
 // NCCL is at it still.
@@ -67,8 +65,7 @@ class NcclCommunicator final : public Communicator, public nccl::Keeper {
       : owned_(std::move(owned)),
         control_(control),
         settings_(settings),
-        label_(std::move(label)),
-        limit_(settings.timeout_seconds) {}
+        label_(std::move(label)) {}
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
   ~NcclCommunicator() override;
@@ -109,7 +106,7 @@ class NcclCommunicator final : public Communicator, public nccl::Keeper {
 
   bool nccl_is_ready(const char* call);
   void start(Operation&);
-  void check_time(const char* call, Clock::time_point begun) const;
+  void check_time(const char* call, Patience&) const;
   template <class Work>
   void guarded(const Work&);
   void close();
@@ -118,14 +115,13 @@ class NcclCommunicator final : public Communicator, public nccl::Keeper {
   Communicator& control_;
   NcclSettings settings_;
   std::string label_;
-  std::chrono::seconds limit_;
   std::thread::id issuer_ = std::this_thread::get_id();
   std::unique_ptr<OwnStream> stream_;
   std::unique_ptr<Event> given_;  // what the caller's stream was given before an operation
   std::vector<std::unique_ptr<Event>> events_;  // to use again
   ncclComm_t comm_ = nullptr;
   std::shared_ptr<Operation> starting_;  // the latest, until it has started
-  std::string broken_;                   // the first failure
+  std::exception_ptr broken_;            // the first failure
   int parts_ = 0;                        // splits so far
   Unwinding unwinding_;
 };
@@ -133,18 +129,22 @@ class NcclCommunicator final : public Communicator, public nccl::Keeper {
 // Names the rank in what `work` throws, and remembers it: NCCL is of no use afterwards.
 template <class Work>
 void NcclCommunicator::guarded(const Work& work) {
-  if (!broken_.empty()) throw CommError(broken_);
+  if (broken_ != nullptr) std::rethrow_exception(broken_);
   try {
-    work();
+    return work();
   } catch (const CommError& error) {
-    broken_ = fmt::format("nccl, rank {} of {}: {}", rank(), size(), error.what());
-    throw CommError(broken_);
+    const std::string what = fmt::format("nccl, rank {} of {}: {}", rank(), size(), error.what());
+    const bool hangs = error.exit_code() == ExitCode::kHang;
+    broken_ =
+        hangs ? std::make_exception_ptr(HangError(what)) : std::make_exception_ptr(CommError(what));
   }
+  std::rethrow_exception(broken_);
 }
 
-void NcclCommunicator::check_time(const char* call, Clock::time_point begun) const {
-  if (Clock::now() - begun <= limit_) return;
-  throw CommError(fmt::format("{}: not over after {} seconds", call, limit_.count()));
+void NcclCommunicator::check_time(const char* call, Patience& patience) const {
+  if (!patience.ends()) return;
+  throw HangError(
+      fmt::format("{}: not over after {} s (parallel.timeout)", call, settings_.timeout_seconds));
 }
 
 bool NcclCommunicator::nccl_is_ready(const char* call) {
@@ -165,7 +165,7 @@ bool NcclCommunicator::poll(Operation& operation, bool over) {
     const bool ready = nccl_is_ready(operation.call);
     if (!operation.started && ready) start(operation);
     reached = operation.started && (!over || operation.over->over());
-    if (!reached) check_time(operation.call, operation.begun);
+    if (!reached) check_time(operation.call, operation.patience);
   });
   return reached;
 }
@@ -178,11 +178,11 @@ void NcclCommunicator::await_start(Operation& operation) {
 void NcclCommunicator::settle() {
   if (starting_ != nullptr) await_start(*std::shared_ptr(starting_));
   guarded([&] {
-    const auto begun = Clock::now();
+    Patience patience(settings_.timeout_seconds);
     PoliteWait wait;
     while (!stream_->over()) {
       nccl_is_ready("an operation");
-      check_time("operations under way", begun);
+      check_time("operations under way", patience);
       wait.pause();
     }
     nccl_is_ready("an operation");
@@ -196,7 +196,8 @@ std::unique_ptr<Ticket> NcclCommunicator::begin(const char* call, const Stream& 
   auto operation = std::make_shared<Operation>();
   guarded([&] {
     if (events_.empty()) events_.push_back(std::make_unique<Event>());
-    *operation = {call, stream.native, Clock::now(), std::move(events_.back())};
+    *operation = {call, stream.native, Patience(settings_.timeout_seconds),
+                  std::move(events_.back())};
     events_.pop_back();
     given_->record(stream.native);
     given_->hold_back(stream_->get());
@@ -280,7 +281,7 @@ void NcclCommunicator::connect() {
       ->wait();
   agree(control_, [&] {
     guarded([&] {
-      const auto begun = Clock::now();
+      Patience patience(settings_.timeout_seconds);
       ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
       config.blocking = 0;
       config.commName = label_.c_str();
@@ -288,7 +289,7 @@ void NcclCommunicator::connect() {
       check(ncclCommInitRankConfig(&comm_, size(), id, rank(), &config), kCall, nullptr);
       PoliteWait wait;
       while (!nccl_is_ready(kCall)) {
-        check_time(kCall, begun);
+        check_time(kCall, patience);
         wait.pause();
       }
     });
@@ -299,11 +300,11 @@ void NcclCommunicator::connect() {
 void NcclCommunicator::close() {
   settle();
   guarded([&] {
-    const auto begun = Clock::now();
+    Patience patience(settings_.timeout_seconds);
     check(ncclCommFinalize(comm_), "ncclCommFinalize", comm_);
     PoliteWait wait;
     while (!nccl_is_ready("ncclCommFinalize")) {
-      check_time("ncclCommFinalize", begun);
+      check_time("ncclCommFinalize", patience);
       wait.pause();
     }
   });
@@ -312,7 +313,7 @@ void NcclCommunicator::close() {
 NcclCommunicator::~NcclCommunicator() {
   if (comm_ == nullptr) return;
   bool closed = false;
-  if (!unwinding_ && broken_.empty()) {
+  if (!unwinding_ && broken_ == nullptr) {
     try {
       close();
       closed = true;

@@ -15,10 +15,9 @@ void set(const char* name, const std::string& value) {
 
 void prepare_nccl_environment(const NcclSettings& settings, int rank) {
   set("NCCL_LAUNCH_ORDER_IMPLICIT", "1");
-  if (settings.deterministic || settings.share_gpu) {
-    set("NCCL_ALGO", "Ring");
-    set("NCCL_NVLS_ENABLE", "0");
-  }
+  // Sums have the same bits each time: rings in place of trees and of the switch's arithmetic.
+  set("NCCL_ALGO", "Ring");
+  set("NCCL_NVLS_ENABLE", "0");
   if (!settings.share_gpu) return;
   set("NCCL_HOSTID", "rwkv-r" + std::to_string(rank));  // each rank a host: no GPU is seen twice
   set("NCCL_PROTO", "Simple");

@@ -1,10 +1,8 @@
 // Operations under way on a device.
 #pragma once
 
-#include <chrono>
 #include <exception>
 #include <memory>
-#include <string>
 #include <utility>
 
 #include "parallel/communicator.h"
@@ -18,7 +16,7 @@ namespace rwkv::nccl {
 struct Operation {
   const char* call;
   void* caller;  // its stream
-  std::chrono::steady_clock::time_point begun;
+  Patience patience{Patience::kEndless};
   std::unique_ptr<Event> over;  // recorded once `started`
   bool started = false;
 };
@@ -28,7 +26,7 @@ class Keeper {
  public:
   virtual ~Keeper() = default;
   // Whether the operation has started, or with `over` is over; never blocks. Throws CommError when
-  // it has failed or outlasts the time limit.
+  // it has failed, HangError when it outlasts the time limit.
   virtual bool poll(Operation&, bool over) = 0;
   virtual void await_start(Operation&) = 0;
   virtual void give_back(std::unique_ptr<Event>) = 0;  // of an operation that is waited for
@@ -51,22 +49,22 @@ class NcclTicket final : public Ticket {
 
   bool done() override {
     try {
-      return !failure_.empty() || keeper_.poll(*operation_, true);
-    } catch (const CommError& error) {
-      failure_ = error.what();
+      return failure_ != nullptr || keeper_.poll(*operation_, true);
+    } catch (const CommError&) {
+      failure_ = std::current_exception();
       return true;
     }
   }
 
   void wait() override {
-    if (!failure_.empty()) throw CommError(failure_);
+    if (failure_ != nullptr) std::rethrow_exception(failure_);
     if (ordered_) return;
     try {
       keeper_.await_start(*operation_);
       operation_->over->hold_back(operation_->caller);
       ordered_ = true;
-    } catch (const CommError& error) {
-      failure_ = error.what();
+    } catch (const CommError&) {
+      failure_ = std::current_exception();
       throw;
     }
   }
@@ -75,7 +73,7 @@ class NcclTicket final : public Ticket {
   Keeper& keeper_;
   std::shared_ptr<Operation> operation_;
   bool ordered_ = false;
-  std::string failure_;
+  std::exception_ptr failure_;
   Unwinding unwinding_;
 };
 

@@ -1,10 +1,14 @@
 // The conformance checks under mpirun. mpi_conformance [MAX_BYTES]: the largest MPI message, so
 // that small tensors go in pieces. mpi_conformance staged: of tensors that the host cannot touch.
-// mpi_conformance abort CODE: the last rank aborts while the others wait.
+// mpi_conformance abort CODE: the last rank aborts while the others wait. mpi_conformance absent:
+// it stays away from every kind of call, and the others notice.
+#include <cctype>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "parallel/mpi_internal.h"
 #include "tests/parallel/conformance.h"
@@ -49,24 +53,74 @@ bool fails(Communicator& comm, const char* name, const Run& run) {
 }
 
 int run_checks(Communicator& comm, bool in_pieces) {
-  int done = 2, failed = 0;
+  int done = 0, failed = 0;
   for (const conformance::Check& check : conformance::all_checks()) {
     ++done;
     failed += fails(comm, check.name, [&] { check.run(comm); });
   }
+  ++done;
   failed += fails(comm, "ASecondWorldIsRefused", a_second_world_is_refused);
-  // In pieces a difference of lengths is one of numbers of messages, which nobody sees.
-  failed += fails(comm, "LengthsOfAShiftMustMatch", [&] {
-    if (!in_pieces) lengths_of_a_shift_must_match(comm);
-  });
+  if (!in_pieces) {  // else a difference of lengths is one of numbers of messages: nobody sees it
+    ++done;
+    failed += fails(comm, "LengthsOfAShiftMustMatch", [&] { lengths_of_a_shift_must_match(comm); });
+  }
   if (comm.rank() == 0 && failed == 0) std::printf("ok %d checks\n", done);
   return failed == 0 ? 0 : 1;
+}
+
+// Each call on ranks of its own, as they are good for nothing afterwards.
+[[noreturn]] void miss_the_last_rank(Communicator& comm) {
+  using Call = std::function<void(Communicator&)>;
+  Stream stream;
+  std::vector<float> values(8 * static_cast<size_t>(comm.size())), own(8);
+  const Tensor whole = view_of(values.data(), {static_cast<int64_t>(values.size())});
+  const int absent = comm.size() - 1;
+  const std::vector<std::pair<const char*, Call>> calls = {
+      {"barrier", [](Communicator& c) { c.barrier(); }},
+      {"split", [](Communicator& c) { c.split(0, 0); }},
+      {"host_place", [](Communicator& c) { host_place(c); }},
+      {"all_reduce", [](Communicator& c) { c.max(1); }},
+      {"all_reduce", [&](Communicator& c) { c.all_reduce(whole, Reduce::kSum, stream)->wait(); }},
+      {"all_gather",
+       [&](Communicator& c) { c.all_gather(view_of(own.data(), {8}), whole, stream)->wait(); }},
+      {"broadcast", [&](Communicator& c) { c.broadcast(whole, absent, stream)->wait(); }},
+      {"shift", [&](Communicator& c) { c.shift({}, kNoRank, whole, absent, stream)->wait(); }},
+      {"barrier", [](Communicator& c) { c.split(0, 0)->barrier(); }}};
+  std::vector<std::unique_ptr<Communicator>> groups;
+  for (size_t i = 0; i < calls.size(); ++i) groups.push_back(comm.split(0, comm.rank()));
+  const auto others = comm.split(comm.rank() == absent ? -1 : 0, comm.rank());
+  if (comm.rank() == absent) {
+    groups.back()->split(0, 0);
+    comm.barrier();  // nobody comes; without a limit it waits
+  }
+  int failed = 0;
+  for (size_t i = 0; i < calls.size(); ++i) {
+    groups[i]->limit_waits(0.2);
+    const std::string want = "rank " + std::to_string(comm.rank()) + " of " +
+                             std::to_string(comm.size()) + ": " + calls[i].first +
+                             ": another rank did not arrive within 0.2 s (parallel.timeout)";
+    std::string said = "nothing";
+    try {
+      calls[i].second(*groups[i]);
+    } catch (const HangError& error) {
+      said = error.what();
+    }
+    if (said == want) continue;
+    ++failed;
+    std::fprintf(stderr, "'%s' where '%s' was awaited\n", said.c_str(), want.c_str());
+  }
+  const bool bad = others->max(failed) > 0;
+  if (others->rank() == 0 && !bad) std::printf("ok %zu calls\n", calls.size());
+  if (others->rank() != 0) others->barrier();  // ended by rank 0
+  comm.abort(86);
+  __builtin_unreachable();
 }
 
 int run(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "";
   const bool staged = mode == "staged";
-  const int64_t max_bytes = argc == 2 && !staged ? std::stoll(mode) : kMpiMaxBytes;
+  const bool in_pieces = !mode.empty() && std::isdigit(mode[0]) != 0;
+  const int64_t max_bytes = in_pieces ? std::stoll(mode) : kMpiMaxBytes;
   const auto comm = make_mpi(max_bytes);
   conformance::expect(comm->name() == "mpi", "name");
   if (mode == "abort") {
@@ -74,11 +128,12 @@ int run(int argc, char** argv) {
     comm->barrier();
     return 0;
   }
+  if (mode == "absent") miss_the_last_rank(*comm);
   if (staged) {
     conformance::ThroughDevice device(make_staged(*comm, walled_memory()), walled_memory());
     return run_checks(device, false);
   }
-  return run_checks(*comm, max_bytes != kMpiMaxBytes);
+  return run_checks(*comm, in_pieces);
 }
 
 }  // namespace

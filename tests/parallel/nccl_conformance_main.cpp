@@ -37,7 +37,7 @@ Options read_options(int argc, char** argv) {
     } else if (word == "--time") {
       options.time = true;
     } else if (word == "--timeout" && i + 1 < argc) {
-      options.nccl.timeout_seconds = std::stoi(argv[++i]);
+      options.nccl.timeout_seconds = std::stod(argv[++i]);
     } else {
       throw InputError("unknown option " + word);
     }

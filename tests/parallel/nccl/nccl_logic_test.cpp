@@ -63,6 +63,14 @@ class NcclLogic : public testing::Test {
     }
     return "nothing was thrown";
   }
+  static ExitCode code_of(const std::function<void()>& call) {
+    try {
+      call();
+    } catch (const Error& error) {
+      return error.exit_code();
+    }
+    return ExitCode::kDone;
+  }
 
   std::unique_ptr<Communicator> self_ = make_self();
   Buffer buffer_{64, device_memory()};
@@ -132,10 +140,12 @@ TEST_F(NcclLogic, NamesAPeerThatDoesNotConnect) {
   fake::set_nccl_mood(Mood::kNeverStarts);
   const auto ticket = begin(*comm);
   EXPECT_FALSE(ticket->done());
-  const std::string want = "nccl, rank 0 of 1: ncclAllReduce: not over after 1 seconds";
+  const std::string want =
+      "nccl, rank 0 of 1: ncclAllReduce: not over after 1 s (parallel.timeout)";
   EXPECT_EQ(message_of([&] { ticket->wait(); }), want);
   EXPECT_TRUE(ticket->done());
   EXPECT_EQ(message_of([&] { begin(*comm); }), want) << "nothing works afterwards";
+  EXPECT_EQ(code_of([&] { begin(*comm); }), ExitCode::kHang);
   EXPECT_EQ(message_of([&] { comm->settle(); }), want);
 }
 
@@ -145,7 +155,8 @@ TEST_F(NcclLogic, SettleNoticesWhatDoesNotEnd) {
     fake::set_nccl_mood(Mood::kNeverEnds);
     begin(*comm)->wait();
     EXPECT_EQ(message_of([&] { comm->settle(); }),
-              "nccl, rank 0 of 1: operations under way: not over after 1 seconds");
+              "nccl, rank 0 of 1: operations under way: not over after 1 s (parallel.timeout)");
+    EXPECT_EQ(code_of([&] { comm->settle(); }), ExitCode::kHang);
   }
   EXPECT_EQ(fake::take_nccl_ends(), std::vector<std::string>{"aborted"});
 }
@@ -157,6 +168,7 @@ TEST_F(NcclLogic, PassesErrorsOfNcclOn) {
   while (!ticket->done()) std::this_thread::yield();
   EXPECT_EQ(message_of([&] { ticket->wait(); }),
             "nccl, rank 0 of 1: ncclAllReduce: remote process exited");
+  EXPECT_EQ(code_of([&] { ticket->wait(); }), ExitCode::kFatal);
 }
 
 TEST_F(NcclLogic, FailsToBeginOnAllRanks) {
