@@ -104,7 +104,7 @@ class LongSequence {
         loader_(*source_, 1, options.tokens),
         model_(complete_model(recipe_)),
         store_(model_.params(), machine_.precision, true, true) {
-    SequencePlan plan = plan_sequence(recipe_, machine_, plan_mesh(recipe_, 1), 1);
+    SequencePlan plan = plan_sequence(recipe_, machine_, plan_mesh(recipe_, 1, machine_.leaf), 1);
     plan.stash = options.stash;
     plan.enters = true;
     // A memory of half the sequence: e^-0.5 sigmoid(w0) is the decay a token.

@@ -77,8 +77,8 @@ class Steps {
         store_(model_.params(), machine_.precision, true, false, {}, *machine_.ops->memory),
         self_(make_self(*machine_.ops->memory)),
         optimizer_(recipe_.optimizer, store_) {
-    const SequencePlan plan =
-        plan_sequence(recipe_, machine_, plan_mesh(recipe_, 1), recipe_.train.micro_batch);
+    const SequencePlan plan = plan_sequence(recipe_, machine_, plan_mesh(recipe_, 1, machine_.leaf),
+                                            recipe_.train.micro_batch);
     runner_ = std::make_unique<SequenceRunner>(model_, plan, *self_, *machine_.ops);
     fill_weights(store_);
     store_.refresh(*machine_.ops, machine_.stream());

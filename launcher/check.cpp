@@ -29,8 +29,9 @@ struct CheckArguments {
   int ranks = 0, hosts = 1;
 };
 
+// samples: of a step, that a rank holds.
 std::string memory_text(const Recipe& recipe, const Machine& machine, const Model& model,
-                        const SequenceRunner& plan, int ranks) {
+                        const SequenceRunner& plan, int ranks, int64_t samples) {
   const int parts = recipe.parallel.shard == "optimizer" ? ranks : 1;
   std::vector<Arena::Entry> entries =
       plan_param_store(model.params(), machine.precision, true, machine.leaf > 0, {parts, 0});
@@ -44,6 +45,9 @@ std::string memory_text(const Recipe& recipe, const Machine& machine, const Mode
     total += entry.bytes;
   }
   text += fmt::format("  {:<22} {:>12}\n", "planned", human_bytes(total));
+  text += fmt::format(
+      "  {:<22} {:>12}  (in the host's memory, beside the plan)\n", "samples of a step",
+      human_bytes(BatchLoader::bytes(samples, recipe.train.context, recipe.data.reset_documents)));
   return text + fmt::format("  {:<22} {:>12}  (this process before any plan, measured)\n",
                             "baseline", human_bytes(usage.ru_maxrss * int64_t{1024}));
 }
@@ -119,13 +123,13 @@ std::string forecast_text(const Recipe& recipe, const Machine& machine, const Mo
 std::string plan_text(const Recipe& recipe, const Machine& machine, const Model& model,
                       const CheckArguments& arguments, const Calibration* measured) {
   const int ranks = arguments.ranks;
-  const MeshShape mesh = plan_mesh(recipe, ranks);
+  const MeshShape mesh = plan_mesh(recipe, ranks, machine.leaf);
   const Share share = share_of(recipe.train.batch, mesh.data, mesh.data - 1);
   const int64_t micro =
       plan_micro_batch(recipe, share.count(), mesh.sequence, machine.tokens_a_pass);
   const int64_t passes = (share.count() + micro - 1) / micro;
-  const auto sequence = make_planned(mesh.sequence);
   SequencePlan plan = plan_sequence(recipe, machine, mesh, micro);
+  const auto sequence = make_planned(mesh.sequence, plan.segments.fullest_rank());
   if (plan.exchange.name == "two_level") {
     const int on_a_host = std::max(1, mesh.active() / arguments.hosts);
     plan.exchange.node = std::gcd(on_a_host, mesh.sequence);
@@ -161,7 +165,8 @@ std::string plan_text(const Recipe& recipe, const Machine& machine, const Model&
   text += fmt::format("compute  {} · {} · {} thread{} a rank\n", machine.precision_name,
                       machine.numerics, threads, threads == 1 ? "" : "s");
   if (!machine.note.empty()) text += "note     " + machine.note + "\n";
-  return text + "memory   a rank\n" + memory_text(recipe, machine, model, runner, mesh.active());
+  return text + "memory   a rank\n" +
+         memory_text(recipe, machine, model, runner, mesh.active(), passes * micro);
 }
 
 // Measures this machine; the file replaces an old one.
@@ -169,6 +174,7 @@ ExitCode calibrate_machine(Context& context, const CheckArguments& arguments) {
   Recipe recipe;
   agree(context.world, [&] { recipe = load_recipe(arguments.recipe, arguments.overrides); });
   on_seats(context.world, recipe, [&](Communicator& workers, const Seat& seat) {
+    workers.limit_waits(recipe.parallel.timeout);
     Machine machine;
     agree(workers, [&] {
       if (workers.size() < 2 && context.world.size() > 1) {
@@ -196,6 +202,7 @@ ExitCode check(Context& context, const CheckArguments& arguments) {
     const Recipe recipe = load_recipe(arguments.recipe, arguments.overrides);
     Machine machine = choose_machine(recipe, {place, 0});
     const Model model(complete_model(recipe));
+    require_kernels(*machine.ops, model.config());
     if (arguments.params) {
       std::fputs(describe(model.params()).c_str(), stdout);
       return;
@@ -210,7 +217,8 @@ ExitCode check(Context& context, const CheckArguments& arguments) {
     make_sampler(recipe, *source);
     CheckArguments settled = arguments;
     if (settled.ranks == 0) settled.ranks = context.world.size();
-    fit_passes(recipe, machine, plan_mesh(recipe, static_cast<int>(settled.ranks)));
+    fit_passes(recipe, model.config(), machine,
+               plan_mesh(recipe, static_cast<int>(settled.ranks), machine.leaf));
     const Calibration* calibration = measured ? &*measured : nullptr;
     std::fputs(plan_text(recipe, machine, model, settled, calibration).c_str(), stdout);
     std::printf("data     %s\n", source->describe().c_str());

@@ -9,6 +9,7 @@
 
 #include "core/base/error.h"
 #include "core/train/job.h"
+#include "parallel/agree.h"
 #include "parallel/communicator.h"
 
 namespace rwkv {
@@ -28,6 +29,20 @@ int code_of(const std::exception&);
 
 // Says what failed on this rank alone, and ends all: its peers wait in a collective.
 void abort_job(Communicator& world, const std::exception&);
+
+// Runs what uses memory of a device, which must outlive the call. An error of this rank alone ends
+// the job at once: to free that memory is to wait for its work, and that may wait for a lost rank.
+template <class Work>
+auto on_devices(Communicator& ranks, const Work& work) {
+  try {
+    return work();
+  } catch (const AgreedError&) {
+    throw;
+  } catch (const std::exception& error) {
+    if (ranks.size() > 1) abort_job(ranks, error);
+    throw;
+  }
+}
 
 // Runs on every rank. Prints through rank 0 only.
 using CommandAction = std::function<ExitCode(Context&)>;

@@ -49,7 +49,7 @@ EvalJob prepare(const EvalArguments& arguments, const Recipe& given, int ranks, 
   job.data = make_eval_source(recipe, job.loaded.model->config().vocab);
   job.samples = eval_samples(recipe, *job.data);
   recipe.train.batch = job.samples;
-  job.mesh = plan_mesh(recipe, ranks);
+  job.mesh = plan_mesh(recipe, ranks, job.loaded.machine.leaf);
   return job;
 }
 
@@ -81,13 +81,15 @@ Totals run(const EvalArguments& arguments, const EvalJob& job, Communicator& ran
   Tally tally(rows, tokens, !job.data->skills().empty(), loaded.machine.leaf, *sequence);
   Evaluator evaluator(*job.data, rows, tokens, loaded.recipe.data.reset_documents);
   const Evaluator::Place place{*runner, tally, share, sequence->rank() == 0};
-  if (dump == nullptr) return evaluator.run(loaded.pass(), *loaded.store, place, ranks);
-  Evaluator::Visit add = [&](int64_t first, int64_t count, const SequenceRunner::Result& result) {
-    dump->add(first, count, result);
-  };
-  Totals totals = evaluator.run(loaded.pass(), *loaded.store, place, ranks, add, dump->logits());
-  dump->commit();
-  return totals;
+  return on_devices(ranks, [&] {
+    if (dump == nullptr) return evaluator.run(loaded.pass(), *loaded.store, place, ranks);
+    Evaluator::Visit add = [&](int64_t first, int64_t count, const SequenceRunner::Result& result) {
+      dump->add(first, count, result);
+    };
+    Totals totals = evaluator.run(loaded.pass(), *loaded.store, place, ranks, add, dump->logits());
+    dump->commit();
+    return totals;
+  });
 }
 
 ExitCode evaluate(Context& context, const EvalArguments& arguments) {
@@ -109,8 +111,12 @@ ExitCode evaluate(Context& context, const EvalArguments& arguments) {
   } else {  // all that work share it
     on_seats(world, recipe, [&](Communicator& workers, const Seat& seat) {
       agree(workers, [&] { job = prepare(arguments, recipe, workers.size(), seat); });
-      require_alike(workers, job.loaded.machine);
+      settle_alike(workers, job.loaded.machine);
+      require_same_weights(workers, job.loaded, arguments.source);
+      require_same(workers, static_cast<uint64_t>(job.samples),
+                   "data.path: ranks see different numbers of samples");
       return on_first(workers, job.mesh.active(), [&](Communicator& ranks) {
+        ranks.limit_waits(recipe.parallel.timeout);
         totals = run(arguments, job, ranks);
         return int64_t{0};
       });

@@ -11,12 +11,36 @@
 
 namespace rwkv {
 
-Recipe source_recipe(const std::string& source, const std::vector<std::string>& overrides) {
+namespace {
+
+// What is read of a source. The newest checkpoint of a run that is going on may be removed while it
+// is read: then there is a newer one.
+template <class Read>
+auto while_it_is_there(const std::string& source, const Read& read) {
+  constexpr int kMostTimes = 10;
+  for (int time = 1;; ++time) {
+    const bool run = std::filesystem::is_directory(source) && !is_checkpoint(source);
+    const std::string newest = run ? latest_checkpoint(source) : "";
+    try {
+      return read();
+    } catch (const std::exception&) {
+      if (time == kMostTimes || newest.empty() || std::filesystem::exists(newest)) throw;
+    }
+  }
+}
+
+Recipe recipe_of(const std::string& source, const std::vector<std::string>& overrides) {
   const WeightFile weights(source);
   std::string text;
   if (!weights.checkpoint().empty()) text = read_checkpoint_info(weights.checkpoint()).recipe;
-  Recipe recipe = parse_recipe(text, source + (text.empty() ? "" : "/config.yaml"), overrides,
-                               RecipeUse::kSource);
+  return parse_recipe(text, source + (text.empty() ? "" : "/config.yaml"), overrides,
+                      RecipeUse::kSource);
+}
+
+}  // namespace
+
+Recipe source_recipe(const std::string& source, const std::vector<std::string>& overrides) {
+  Recipe recipe = while_it_is_there(source, [&] { return recipe_of(source, overrides); });
   // How the run was spread over its ranks says nothing about these.
   const auto given = [&](std::string_view key) {
     return std::ranges::any_of(overrides, [&](const std::string& o) { return o.starts_with(key); });
@@ -28,14 +52,22 @@ Recipe source_recipe(const std::string& source, const std::vector<std::string>& 
 
 LoadedSource load_source(const std::string& source, const Recipe& recipe, const Seat& seat) {
   LoadedSource loaded{recipe, choose_machine(recipe, seat), nullptr, nullptr};
-  const WeightFile weights(source);
   const int64_t vocab = make_tokenizer(loaded.recipe.data.tokenizer)->vocab();
-  loaded.model = std::make_unique<Model>(resolve_model(weights.model(loaded.recipe.model), vocab));
-  loaded.store = std::make_unique<ParamStore>(loaded.model->params(), loaded.machine.precision,
-                                              false, false, Part{}, *loaded.machine.ops->memory);
-  weights.load(*loaded.store);
+  while_it_is_there(source, [&] {
+    const WeightFile weights(source);
+    loaded.model = std::make_unique<Model>(resolve_model(weights.model(recipe.model), vocab));
+    require_kernels(*loaded.machine.ops, loaded.model->config());
+    loaded.store = std::make_unique<ParamStore>(loaded.model->params(), loaded.machine.precision,
+                                                false, false, Part{}, *loaded.machine.ops->memory);
+    weights.load(*loaded.store);
+  });
   loaded.store->refresh(*loaded.machine.ops, loaded.pass().stream);
   return loaded;
+}
+
+void require_same_weights(Communicator& ranks, const LoadedSource& loaded,
+                          const std::string& source) {
+  require_same(ranks, loaded.store->hash(), source + ": ranks have read different weights");
 }
 
 }  // namespace rwkv

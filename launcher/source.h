@@ -27,4 +27,8 @@ Recipe source_recipe(const std::string& source, const std::vector<std::string>& 
 // recipe: that of source_recipe(). Not collective. InputError when SOURCE is bad.
 LoadedSource load_source(const std::string& source, const Recipe&, const Seat&);
 
+// Each rank has read for itself, through a view of its own of the file system: AgreedError where
+// what they have read differs. Collective.
+void require_same_weights(Communicator&, const LoadedSource&, const std::string& source);
+
 }  // namespace rwkv

@@ -8,6 +8,7 @@
 #include "core/base/posix_file.h"
 #include "core/config/load.h"
 #include "core/io/checkpoint.h"
+#include "core/train/display_text.h"
 #include "core/train/memory_room.h"
 #include "core/train/training_run.h"
 #include "launcher/command.h"
@@ -31,16 +32,6 @@ Recipe load_everywhere(Communicator& world, const TrainArguments& arguments) {
   return recipe;
 }
 
-// A word as a shell reads it back.
-std::string quoted(const std::string& word) {
-  constexpr std::string_view kPlain =
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./:,@%";
-  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
-  std::string out = "'";
-  for (char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
-}
-
 // How the user would go on with this run, as far as a process can know: the same words, but for a
 // run.resume=never, which would start anew.
 std::string command_again(const Context& context, const Recipe& recipe) {
@@ -49,22 +40,47 @@ std::string command_again(const Context& context, const Recipe& recipe) {
   const bool anew = recipe.run.resume == "never";
   for (const std::string& argument : context.arguments) {
     if (anew && argument.starts_with("run.resume=")) continue;
-    line += (line.empty() ? "" : " ") + quoted(argument);
+    line += (line.empty() ? "" : " ") + shell_word(argument);
   }
   return anew ? line + " run.resume=auto" : line;
 }
 
-// Weights and moments of the checkpoint, the same on all ranks. Collective.
+// Weights and moments of the checkpoint. Collective.
 void load_state(const ResumePoint& resume, Trainer& trainer, Communicator& ranks) {
   agree(ranks, [&] { load_checkpoint(resume.checkpoint, trainer.store(), true); });
   trainer.weights_changed();
   if (resume.loss_scale) trainer.set_loss_scale(*resume.loss_scale);
+}
+
+// With the weights that a run begins or goes on with, the same on all ranks. Collective.
+std::unique_ptr<Trainer> make_trainer(const Recipe& recipe, Machine& machine, const MeshShape& mesh,
+                                      const ResumePoint& resume, Communicator& ranks) {
+  const bool goes_on = !resume.checkpoint.empty();
+  const std::string& weights = goes_on ? resume.checkpoint : recipe.run.init_from;
+  ModelConfig model;
+  agree(ranks, [&] { model = complete_model(recipe, weights); });
+  Recipe resolved = recipe;
+  resolved.model.head_size = model.head_size;
+  settle_passes(recipe, model, machine, mesh, resume.tokens_a_pass, ranks);
+  std::unique_ptr<Trainer> trainer;
+  agree(ranks, [&] {
+    trainer = goes_on ? std::make_unique<Trainer>(resolved, model, machine, ranks)
+                      : std::make_unique<Trainer>(resolved, machine, ranks);
+  });
+  if (goes_on) load_state(resume, *trainer, ranks);
   // Each rank has read for itself, through a view of its own of the file system.
-  const auto hash = static_cast<int64_t>(trainer.store().hash());
-  if (ranks.min(hash) != ranks.max(hash)) {
-    throw AgreedError(resume.checkpoint + ": ranks have read different weights",
-                      ExitCode::kBadInput);
+  require_same(ranks, trainer->store().hash(),
+               weights.empty() ? "initial weights differ between the hosts"
+                               : weights + ": ranks have read different weights");
+  trainer->require_same_data();
+  if (resume.data_tokens > 0 && resume.data_tokens != trainer->data_tokens()) {
+    throw AgreedError(
+        fmt::format("data.path has {} tokens, and had {} when {} was written: restore it, or start "
+                    "another run (run.dir=..., or run.resume=never run.init_from={})",
+                    trainer->data_tokens(), resume.data_tokens, weights, weights),
+        ExitCode::kBadInput);
   }
+  return trainer;
 }
 
 // On the ranks that work. Collective over `ranks`.
@@ -72,10 +88,14 @@ ExitCode train_on(Context& context, const Recipe& recipe, Machine machine, const
                   Communicator& ranks) {
   const volatile int* stop_flag = context.catch_signals();
   std::unique_ptr<RunFolder> folder;
+  std::exception_ptr unlocked;  // a run that is finished may be read-only
   // One that is there already is locked before it is read; a new one is made when all else is good.
   on_root(ranks, [&] {
-    if (std::filesystem::exists(recipe.run.dir + "/lock")) {
+    if (!std::filesystem::exists(recipe.run.dir + "/lock")) return;
+    try {
       folder = std::make_unique<RunFolder>(recipe.run.dir);
+    } catch (const IoError&) {
+      unlocked = std::current_exception();
     }
   });
   const ResumePoint resume = find_resume_point(recipe, ranks);
@@ -90,11 +110,13 @@ ExitCode train_on(Context& context, const Recipe& recipe, Machine machine, const
     }
     return ExitCode::kDone;
   }
-  settle_passes(recipe, machine, mesh, resume.tokens_a_pass, ranks);
-  std::unique_ptr<Trainer> trainer;
-  agree(ranks, [&] { trainer = std::make_unique<Trainer>(recipe, machine, ranks); });
+  on_root(ranks, [&] {
+    if (unlocked != nullptr) std::rethrow_exception(unlocked);
+  });
+  // From here on ranks do as much as their peers: which files each verifies above differs.
+  ranks.limit_waits(recipe.parallel.timeout);
+  const auto trainer = make_trainer(recipe, machine, mesh, resume, ranks);
   machine.numerics += trainer->link();
-  if (resume.step > 0) load_state(resume, *trainer, ranks);
   on_root(ranks, [&] {
     if (folder == nullptr) folder = std::make_unique<RunFolder>(recipe.run.dir);
     if (!resume.own) folder->start_afresh();
@@ -109,16 +131,7 @@ ExitCode train_on(Context& context, const Recipe& recipe, Machine machine, const
       program_line(),
       host_line(context.world, mesh.active(), machine),
       command_again(context, recipe)};
-  try {
-    return run_training(*trainer, machine, ranks, setup);
-  } catch (const AgreedError&) {
-    throw;
-  } catch (const std::exception& error) {
-    // While the trainer is still there: to free a device's memory is to wait for its work, and that
-    // may wait for a rank that is lost.
-    if (ranks.size() > 1) abort_job(context.world, error);
-    throw;
-  }
+  return on_devices(ranks, [&] { return run_training(*trainer, machine, ranks, setup); });
 }
 
 // On the ranks that have a seat; those beyond the mesh are parked too. Collective over `workers`.
@@ -128,9 +141,9 @@ ExitCode train_on_workers(Context& context, const Recipe& recipe, const Seat& se
   MeshShape mesh;
   agree(workers, [&] {
     machine = choose_machine(recipe, seat);
-    mesh = plan_mesh(recipe, workers.size());
+    mesh = plan_mesh(recipe, workers.size(), machine.leaf);
   });
-  require_alike(workers, machine);
+  settle_alike(workers, machine);
   if (mesh.active() < context.world.size() && context.root()) {
     std::printf("%d ranks, %d with work: %d parked (mpirun -n %d avoids this)\n",
                 context.world.size(), mesh.active(), context.world.size() - mesh.active(),
@@ -143,6 +156,8 @@ ExitCode train_on_workers(Context& context, const Recipe& recipe, const Seat& se
 
 ExitCode train(Context& context, const TrainArguments& arguments) {
   Communicator& world = context.world;
+  // Launchers send signals to all ranks, to those that will be parked too.
+  if (world.size() > 1) context.catch_signals();
   const Recipe recipe = load_everywhere(world, arguments);
   return static_cast<ExitCode>(
       on_seats(world, recipe, [&](Communicator& workers, const Seat& seat) {

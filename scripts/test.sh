@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Builds and tests; the last line counts over everything that ran, and the code is 0 when nothing
 # failed.
-#   scripts/test.sh           quick: release build and all but its long tests, registers of the CUDA
-#                             kernels where nvcc is, the parsers and the kernels under address and
+#   scripts/test.sh           quick: release build and its tests, registers of the CUDA kernels where
+#                             nvcc is, the parsers and the kernels under address and
 #                             undefined-behaviour sanitizers, ranks that are threads and emulated
 #                             CUDA kernels under the thread sanitizer
-#   scripts/test.sh --full    also the long tests, all of them under the address sanitizer, layout
-#                             of the sources, clang-tidy, and the long checks scripts/check_*.sh
+#   scripts/test.sh --full    all tests under the address sanitizer, layout of the sources, clang-tidy,
+#                             and the long checks scripts/check_*.sh too
 # A failed build, and each check that is not a ctest, counts as one. JOBS=N: N at a time. UNITY=ON: the
 # sources of each library are compiled as one, which is quicker where all has to be built.
 set -euo pipefail
@@ -103,7 +103,7 @@ sanitized() {
   if ((${#programs[@]} == 0)); then return; fi
   names=$(IFS='|'; echo "${programs[*]#test_}")
   if build "$preset" "${programs[@]}"; then
-    run_tests "$preset" -R "^($names)\\." -E "$repeats" -LE 'mpi|gpu|slurm|long'
+    run_tests "$preset" -R "^($names)\\." -E "$repeats" -LE 'mpi|gpu'
   fi
 }
 
@@ -113,7 +113,7 @@ races() {
   local programs
   mapfile -t programs < <(programs_of parallel kernels)
   if build tsan "${programs[@]}"; then
-    OMP_NUM_THREADS=1 run_tests tsan -LE 'mpi|gpu|slurm|long' \
+    OMP_NUM_THREADS=1 run_tests tsan -LE 'mpi|gpu' \
       -E "$repeats" \
       -R '^(parallel\.|kernels\.(Wkv7Teams|.*emulator_fibers(_bf16| )))'
   fi
@@ -134,7 +134,7 @@ nvcc=$(find_nvcc || true)
 
 if $full; then
   if build release; then run_tests release; fi
-  if build asan; then run_tests asan -LE 'gpu|slurm'; fi
+  if build asan; then run_tests asan -LE gpu; fi
   races
   if [[ -n $nvcc ]]; then step "registers of the CUDA kernels" "$root/scripts/kernel_table.sh" --check; fi
   step "layout of the sources" "$root/scripts/format.sh" --check
@@ -143,7 +143,7 @@ if $full; then
     if [[ -x $check ]]; then step "${check##*/}" "$check"; fi
   done
 else
-  if build release; then run_tests release -LE long; fi
+  if build release; then run_tests release; fi
   if [[ -n $nvcc ]]; then step "registers of the CUDA kernels" "$root/scripts/kernel_table.sh" --check; fi
   sanitized asan core/base core/config core/plan core/data core/io kernels
   races

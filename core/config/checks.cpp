@@ -30,7 +30,7 @@ void check_features(const GivenKeys& given) {
 }
 
 void check_model(const GivenKeys& given, const ModelConfig& model) {
-  if (model.width % model.head_size != 0) {
+  if (model.head_size > 0 && model.width % model.head_size != 0) {
     const int64_t below = model.width - model.width % model.head_size;
     conflict(given, "model.width", "model.head_size",
              fmt::format("width {} is not a multiple of model.head_size {} (model.width {}{} is)",
@@ -97,14 +97,14 @@ void check_sequence(const GivenKeys& given, const Recipe& recipe) {
         given, "train.overlap", "train.chunk",
         fmt::format("train.overlap {} is longer than train.chunk {}", train.overlap, train.chunk));
   }
-  const bool bits = train.overlap == 0 && train.gradient == "exact" && train.handoff == "state";
-  if (recipe.parallel.reduction == "exact" && !bits) {
+  const bool whole = keeps_sequence_whole(train);
+  if (recipe.parallel.reduction == "exact" && !whole) {
     conflict(given, "parallel.reduction", "train.overlap",
              "parallel.reduction exact needs train.overlap 0, train.gradient exact and "
              "train.handoff state (leave it out, or fast)");
   }
   const int64_t leaf = recipe.parallel.leaf;
-  if (bits && recipe.parallel.reduction != "fast" && train.chunk % leaf != 0) {
+  if (whole && recipe.parallel.reduction != "fast" && train.chunk % leaf != 0) {
     const int64_t below = train.chunk / leaf * leaf;
     conflict(given, "train.chunk", "parallel.leaf",
              fmt::format("train.chunk {}: parallel.reduction exact needs a multiple of "
@@ -135,6 +135,15 @@ void require_number(const GivenKeys& given, std::string_view key, std::string_vi
   given.fail(key, fmt::format("required{}: {}", unless, describe_values(field)));
 }
 
+void check_mesh(const GivenKeys& given, const Recipe& recipe) {
+  if (recipe.parallel.data > recipe.train.batch) {
+    conflict(
+        given, "parallel.data", "train.batch",
+        fmt::format("a step has only {} sequences (train.batch): use at most that many data ranks",
+                    recipe.train.batch));
+  }
+}
+
 }  // namespace
 
 void check_required(const GivenKeys& given) {
@@ -162,13 +171,14 @@ void settle_steps(const GivenKeys& given, Recipe& recipe) {
   train.steps = (train.tokens - 1) / (train.batch * train.context) + 1;
 }
 
-void check_recipe(const GivenKeys& given, Recipe& recipe) {
+void check_recipe(const GivenKeys& given, const Recipe& recipe, RecipeUse use) {
   check_features(given);
   check_model(given, recipe.model);
   check_data(given, recipe.data);
   check_train(given, recipe.train);
   check_sequence(given, recipe);
   check_optimizer(given, recipe.optimizer);
+  if (use == RecipeUse::kTrain) check_mesh(given, recipe);
 }
 
 }  // namespace rwkv

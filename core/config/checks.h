@@ -16,6 +16,6 @@ void settle_steps(const GivenKeys&, Recipe&);
 // Features that do not exist yet, and conflicts. Throws InputError, one line naming both keys, at
 // the key that the recipe or an override gives. What depends on the number of ranks or on the
 // content of files is checked elsewhere.
-void check_recipe(const GivenKeys&, Recipe&);
+void check_recipe(const GivenKeys&, const Recipe&, RecipeUse);
 
 }  // namespace rwkv

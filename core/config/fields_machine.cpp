@@ -107,7 +107,6 @@ constexpr Field kMachineFields[] = {
      .type = kReal,
      .range = {.min = 0, .max = 1e9, .min_open = true},
      .fallback = "600",
-     .built = "600",
      .doc = "seconds that a rank waits for another before the job ends with 86",
      .place = at<&Recipe::parallel, &ParallelConfig::timeout>},
     {.name = "precision",

@@ -46,7 +46,7 @@ constexpr Field kTrainingFields[] = {
      .allowed = "none",
      .range = kFromOne,
      .fallback = "none",
-     .doc = "write a checkpoint after that many updates and exit 85",
+     .doc = "write a checkpoint after that many updates and exit 85; after the last one it is 0",
      .place = at<&Recipe::train, &TrainConfig::stop_at>},
     {.name = "train.chunk",
      .type = kInteger,
@@ -84,7 +84,9 @@ constexpr Field kTrainingFields[] = {
      .type = kText,
      .allowed = "all|sqrt|host",
      .fallback = "all",
-     .doc = "which boundary states are kept, and where",
+     .doc =
+         "which boundary states are kept: all, or of the square root of the groups at a time for "
+         "one more forward pass; host: all, in the host's memory where training runs on a GPU",
      .place = at<&Recipe::train, &TrainConfig::stash>},
     {.name = "loss.l2wrap",
      .type = kReal,

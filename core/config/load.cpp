@@ -41,8 +41,10 @@ Recipe parse_recipe(std::string_view text, const std::string& path,
   recipe.name = fs::path(path).stem().string();
   if (recipe.name.empty()) recipe.name = "recipe";
   fill(given, recipe);
+  const bool has_weights = use == RecipeUse::kSource || !recipe.run.init_from.empty();
+  if (has_weights && !given.has("model.head_size")) recipe.model.head_size = 0;
   settle_steps(given, recipe);
-  check_recipe(given, recipe);
+  check_recipe(given, recipe, use);
   return recipe;
 }
 

@@ -1,9 +1,9 @@
-// The recipe: plain structs. Defaults, ranges and documentation of every key stand once, in
-// fields_*.cpp; load_recipe() in load.h is the only way from a file to a Recipe.
+// The recipe: plain structs. Types, defaults, ranges and documentation of every key stand in
+// fields_*.cpp; load.h makes a Recipe of a file or a text. Members begin with the same defaults,
+// for structs that are made without a file.
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,9 +24,9 @@ struct LoraRanks {
 
 struct ModelConfig {
   int64_t layers = 0, width = 0;
-  int64_t head_size = 64;
-  int64_t ffn_width = 0;  // 0 = not given: 4 * width
-  int64_t vocab = 0;      // 0 = not given: the tokenizer's
+  int64_t head_size = 64;  // 0 = not given, and weights are: theirs
+  int64_t ffn_width = 0;   // 0 = not given: 4 * width
+  int64_t vocab = 0;       // 0 = not given: the tokenizer's
   LoraRanks lora_rank;
   std::vector<std::string> blocks = {"rwkv7"};  // pattern, repeated over the layers
   std::string ffn = "channel_mix";
@@ -59,6 +59,12 @@ struct TrainConfig {
 struct LossConfig {
   double l2wrap = 1e-4;
 };
+
+// Whether segments meet as one sequence does, so that their losses and gradients are the whole's to
+// the bit under exact reduction.
+inline bool keeps_sequence_whole(const TrainConfig& train) {
+  return train.overlap == 0 && train.gradient == "exact" && train.handoff == "state";
+}
 
 struct OptimizerConfig {
   std::string kind = "adamw";

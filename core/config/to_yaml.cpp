@@ -50,8 +50,10 @@ std::string to_yaml(const Recipe& recipe) {
   std::string_view section;
   for (const Field& field : recipe_fields()) {
     const Value value = value_to_print(field, source);
-    // A required key that is not there: the recipe of a source that is not trained.
-    if (field.fallback.empty() && std::get<int64_t>(value) == 0) continue;
+    // A required key that is not there: the recipe of a source that is not trained. A head size
+    // that weights will give.
+    const bool may_lack = field.fallback.empty() || field.name == "model.head_size";
+    if (may_lack && std::get<int64_t>(value) == 0) continue;
     const std::string_view own = section_of(field.name);
     out += headings(own, section);
     section = own;

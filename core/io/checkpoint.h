@@ -29,6 +29,7 @@ struct CheckpointInfo {
       0;                      // of the run so far: an exact sum's term did not fit, fp16 overflowed
   std::string products = {};  // algorithms of products, as the backend writes them; empty: none
   int64_t tokens_a_pass = 0;  // of each pass, about, where free memory decided; 0: it did not
+  int64_t data_tokens = 0;    // of the training data; 0: it is generated, or not known
   std::optional<LossScale> loss_scale = {};  // of the next step; none: nothing is scaled
   uint64_t weights_hash = 0;                 // ParamStore::hash(); filled by save_checkpoint()
 };

@@ -198,6 +198,7 @@ CheckpointInfo read_info(const Hdf5File& file, const std::string& where) {
   if (file.has_attribute("tokens_a_pass")) {
     info.tokens_a_pass = file.int_attribute("tokens_a_pass");
   }
+  if (file.has_attribute("data_tokens")) info.data_tokens = file.int_attribute("data_tokens");
   info.recipe = file.text_attribute("recipe");
   info.numerics = file.text_attribute("numerics");
   info.run_id = file.text_attribute("run_id");
@@ -244,6 +245,7 @@ void write_index(const std::string& folder, const CheckpointIndex& index) {
   file.set_attribute("run_id", index.info.run_id);
   file.set_attribute("weights_hash", to_hex(index.info.weights_hash));
   if (index.info.tokens_a_pass > 0) file.set_attribute("tokens_a_pass", index.info.tokens_a_pass);
+  if (index.info.data_tokens > 0) file.set_attribute("data_tokens", index.info.data_tokens);
   if (const auto& scale = index.info.loss_scale) {
     file.set_attribute("loss_exponent", int64_t{scale->exponent});
     file.set_attribute("loss_good_steps", scale->good);

@@ -144,7 +144,7 @@ void remove_temporary(const std::string& folder) {
   fs::remove_all(folder, ignored);
 }
 
-// What a killed job left half written.
+// What a killed job left half written, as far as it can be removed.
 void remove_unfinished(const std::string& folder) {
   std::vector<fs::path> unfinished;
   for (const auto& entry : fs::directory_iterator(folder)) {
@@ -152,7 +152,8 @@ void remove_unfinished(const std::string& folder) {
     const bool ours = path.filename().string().starts_with("step-");
     if (ours && path.extension() == ".tmp") unfinished.push_back(path);
   }
-  for (const fs::path& path : unfinished) fs::remove_all(path);
+  std::error_code left;
+  for (const fs::path& path : unfinished) fs::remove_all(path, left);
 }
 
 // From here on the checkpoint counts. One that has its place steps aside, and goes last.
@@ -168,17 +169,20 @@ void put_in_place(const std::string& temporary, const std::string& final_path,
     throw IoError(final_path + ": cannot put it in place: " + error.message());
   }
   fsync_path(folder);
-  if (replaces) fs::remove_all(replaced);
+  std::error_code left;
+  if (replaces) fs::remove_all(replaced, left);
 }
 
 // Loses its name before its files: a folder named step-N is whole at any moment.
 void remove_checkpoint(const std::string& path) {
   const std::string unnamed = path + ".removed.tmp";
-  fs::rename(path, unnamed);
-  fs::remove_all(unnamed);
+  std::error_code left;
+  fs::rename(path, unnamed, left);
+  if (!left) fs::remove_all(unnamed, left);
 }
 
-// Steps above the one just saved are not of this run's past: they are not counted.
+// Steps above the one just saved are not of this run's past: they are not counted. One that cannot
+// be removed stays: the new one counts all the same.
 void remove_old(const std::string& folder, int64_t step, int64_t keep) {
   std::vector<int64_t> steps = steps_in(folder);
   std::erase_if(steps, [&](int64_t s) { return s > step; });
@@ -240,13 +244,13 @@ struct PendingCheckpoint::Work {
   void put_down() {
     write_index(temporary, index);
     fsync_path(temporary);
-    // What can still want room on the disk comes before the checkpoint counts.
-    AtomicFile latest(folder + "/latest");
-    const std::string name = fmt::format("step-{}\n", info.step);
-    latest.append(std::as_bytes(std::span(name)));
     put_in_place(temporary, final_path, folder);
-    latest.commit();
+    // From here on it counts, whatever fails: readers go by the names of folders.
     remove_old(folder, info.step, keep);
+    try {
+      replace_file(folder + "/latest", fmt::format("step-{}\n", info.step));
+    } catch (const IoError&) {
+    }
   }
 
   template <class Body>

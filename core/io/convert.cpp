@@ -59,7 +59,7 @@ void with_type(DType dtype, const std::string& where, F f) {
     case DType::kC128:
       break;
   }
-  throw Error(where + ": type c128 is not converted");
+  throw Error(where + ": type " + std::string(name_of(dtype)) + " is not converted");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// HDF5 through a small RAII layer; the only place that includes hdf5.h. Not thread-safe by itself.
+// HDF5 through a small RAII layer, whose sources alone include hdf5.h. Not thread-safe by itself.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +12,9 @@
 namespace rwkv {
 
 // Contiguous datasets of the types of DType (bf16 as an HDF5 float type of 16 bits: 1 sign, 8
-// exponent, 7 mantissa; h5py reads it as float32), string and integer attributes of the root.
-// Every HDF5 return code is checked; errors are IoError (or InputError when the content is wrong)
-// naming file and dataset.
+// exponent, 7 mantissa; h5py reads it as float32), string, integer and double attributes of the
+// root. Every HDF5 return code is checked; errors are IoError (or InputError when the content is
+// wrong) naming file and dataset.
 class Hdf5File {
  public:
   // Creates `path` (must not exist: IoError) or opens it to read.

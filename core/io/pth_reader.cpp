@@ -13,22 +13,6 @@
 namespace rwkv {
 namespace {
 
-// IEEE half precision, all values exact in float32.
-float from_half(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-  const uint32_t exponent = (half >> 10) & 31u, mantissa = half & 0x3ffu;
-  if (exponent == 0) {
-    const float value = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign != 0 ? -value : value;
-  }
-  // 112 = 127 - 15, the two biases.
-  const uint32_t wide = exponent == 31 ? 255u : exponent + 112u;
-  const uint32_t bits = sign | (wide << 23) | (mantissa << 13);
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
 template <class T>
 T load(const std::byte* from) {
   T value;
@@ -41,7 +25,7 @@ float element(StorageKind kind, const std::byte* from) {
     case StorageKind::kF64:
       return static_cast<float>(load<double>(from));
     case StorageKind::kF16:
-      return from_half(load<uint16_t>(from));
+      return static_cast<float>(load<fp16>(from));
     case StorageKind::kBF16:
       return static_cast<float>(load<bf16>(from));
     case StorageKind::kF32:

@@ -84,7 +84,7 @@ ModelConfig WeightFile::model(ModelConfig given) const {
   fill("vocab", given.vocab, dimension("emb.weight", 0));
   fill("width", given.width, dimension("emb.weight", 1));
   fill("ffn_width", given.ffn_width, dimension("blocks.0.ffn.key.weight", 0));
-  given.head_size = dimension("blocks.0.att.r_k", 1);
+  fill("head_size", given.head_size, dimension("blocks.0.att.r_k", 1));
   fill("lora_rank.decay", given.lora_rank.decay, dimension("blocks.0.att.w1", 1));
   fill("lora_rank.iclr", given.lora_rank.iclr, dimension("blocks.0.att.a1", 1));
   fill("lora_rank.gate", given.lora_rank.gate, dimension("blocks.0.att.g1", 1));

@@ -36,8 +36,9 @@ struct Flow {
   Tensor v_first;  // (B, T, C) compute; as a gradient: acc
 };
 
-// What a block carries over a boundary in the sequence. This list drives exchange, stash, dump,
-// generation and the bytes that `check` prints.
+// What a block carries over a boundary in the sequence. This list drives the memory of states,
+// stash, dump, generation and the bytes that `check` prints; the exchange
+// (parallel/state_exchange.h) is made for a halo, an affine state and a halo, in that order.
 enum class CarryKind : uint8_t { kAffine, kHalo };
 struct Carry {
   std::string name;  // "wkv", "att_shift", "ffn_shift"

@@ -89,9 +89,12 @@ void Model::carry_on(Workspace& ws) const {
 void Model::forward(const Pass& pass, const ParamStore& store, Workspace& ws,
                     ConstTensor tokens) const {
   pass.ops.embedding_forward(pass.stream, {store.master(0), tokens, flat(ws.embedded_)});
-  pass.ops.layer_norm_forward(
-      pass.stream, {ws.embedded_, store.master(ln0_weight_), store.master(ln0_bias_), 1e-5,
-                    ws.x_[0], ws.mean0_, ws.rstd0_});
+  pass.ops.layer_norm_forward(pass.stream, {.x = ws.embedded_,
+                                            .weight = store.master(ln0_weight_),
+                                            .bias = store.master(ln0_bias_),
+                                            .out = ws.x_[0],
+                                            .mean = ws.mean0_,
+                                            .rstd = ws.rstd0_});
   for (size_t l = 0; l < layers(); ++l) {
     blocks_[l]->forward(pass, block_params(store, l), *ws.saved_[l], {ws.x_[l], ws.v_first_},
                         {ws.x_[l + 1], ws.v_first_}, ws.entering[l], ws.leaving[l]);
@@ -103,11 +106,18 @@ void Model::loss(const Pass& pass, const ParamStore& store, Workspace& ws, const
   head(pass, store, ws, batch, 0, false, logits);
 }
 
+void Model::norm_out(const Pass& pass, const ParamStore& store, Workspace& ws) const {
+  pass.ops.layer_norm_forward(pass.stream, {.x = ws.x_.back(),
+                                            .weight = store.master(ln_out_weight_),
+                                            .bias = store.master(ln_out_bias_),
+                                            .out = ws.normed_,
+                                            .mean = ws.mean_,
+                                            .rstd = ws.rstd_});
+}
+
 void Model::last_logits(const Pass& pass, const ParamStore& store, Workspace& ws,
                         Tensor logits) const {
-  pass.ops.layer_norm_forward(
-      pass.stream, {ws.x_.back(), store.master(ln_out_weight_), store.master(ln_out_bias_), 1e-5,
-                    ws.normed_, ws.mean_, ws.rstd_});
+  norm_out(pass, store, ws);
   const int64_t tokens = ws.plan_.tokens;
   const Tensor rows = flat(ws.normed_);
   for (int64_t b = 0; b < ws.plan_.batch; ++b) {
@@ -123,9 +133,7 @@ void Model::last_logits(const Pass& pass, const ParamStore& store, Workspace& ws
 // kept.
 void Model::head(const Pass& pass, const ParamStore& store, Workspace& ws, const Batch& batch,
                  double l2wrap, bool backward, Tensor logits) const {
-  pass.ops.layer_norm_forward(
-      pass.stream, {ws.x_.back(), store.master(ln_out_weight_), store.master(ln_out_bias_), 1e-5,
-                    ws.normed_, ws.mean_, ws.rstd_});
+  norm_out(pass, store, ws);
   const Param head = store.params(head_, 1)[0];
   const int64_t rows = ws.loss.elements(), step = ws.logits_.shape[0];
   const Tensor normed = flat(ws.normed_), loss = ws.loss.reshaped({rows}),
@@ -173,17 +181,17 @@ void Model::loss_backward(const Pass& pass, const ParamStore& store, Workspace& 
                           const Batch& batch, double l2wrap) const {
   head(pass, store, ws, batch, l2wrap, true, {});
   const auto params = store.params(0, store.size());
-  pass.ops.layer_norm_backward(pass.stream, {ws.x_.back(),
-                                             params[ln_out_weight_].master,
-                                             params[ln_out_bias_].master,
-                                             ws.mean_,
-                                             ws.rstd_,
-                                             ws.dnormed_,
-                                             {},
-                                             ws.dx_,
-                                             params[ln_out_weight_].grad,
-                                             params[ln_out_bias_].grad,
-                                             pass.leaves(ws.plan_.tokens)});
+  pass.ops.layer_norm_backward(pass.stream, {.x = ws.x_.back(),
+                                             .weight = params[ln_out_weight_].master,
+                                             .bias = params[ln_out_bias_].master,
+                                             .mean = ws.mean_,
+                                             .rstd = ws.rstd_,
+                                             .dout = ws.dnormed_,
+                                             .residual = {},
+                                             .dx = ws.dx_,
+                                             .dweight = params[ln_out_weight_].grad,
+                                             .dbias = params[ln_out_bias_].grad,
+                                             .leaves = pass.leaves(ws.plan_.tokens)});
   sync(pass, store, ln_out_weight_, store.size());
   zero(*ws.plan_.memory, pass.stream, ws.dv_first_);
   const Flow gradient{ws.dx_, ws.dv_first_};
@@ -200,17 +208,17 @@ void Model::loss_backward(const Pass& pass, const ParamStore& store, Workspace& 
     // The first layer's stand behind the embedding's, which are the last to come.
     if (l > 0) sync(pass, store, first_param_[l], end_of(l));
   }
-  pass.ops.layer_norm_backward(pass.stream, {ws.embedded_,
-                                             params[ln0_weight_].master,
-                                             params[ln0_bias_].master,
-                                             ws.mean0_,
-                                             ws.rstd0_,
-                                             ws.dx_,
-                                             {},
-                                             ws.dx_,
-                                             params[ln0_weight_].grad,
-                                             params[ln0_bias_].grad,
-                                             pass.leaves(ws.plan_.tokens)});
+  pass.ops.layer_norm_backward(pass.stream, {.x = ws.embedded_,
+                                             .weight = params[ln0_weight_].master,
+                                             .bias = params[ln0_bias_].master,
+                                             .mean = ws.mean0_,
+                                             .rstd = ws.rstd0_,
+                                             .dout = ws.dx_,
+                                             .residual = {},
+                                             .dx = ws.dx_,
+                                             .dweight = params[ln0_weight_].grad,
+                                             .dbias = params[ln0_bias_].grad,
+                                             .leaves = pass.leaves(ws.plan_.tokens)});
   const int64_t rows = ws.loss.elements();
   pass.ops.embedding_backward(pass.stream,
                               {batch.tokens.reshaped({rows}), flat(ws.dx_), params[0].grad});

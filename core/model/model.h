@@ -124,6 +124,7 @@ class Model {
   size_t end_of(size_t layer) const;  // the parameter behind its last one
   std::span<const Param> block_params(const ParamStore&, size_t layer) const;
   static void sync(const Pass&, const ParamStore&, size_t first, size_t end);
+  void norm_out(const Pass&, const ParamStore&, Workspace&) const;  // the norm before the head
   void head(const Pass&, const ParamStore&, Workspace&, const Batch&, double l2wrap, bool backward,
             Tensor logits) const;
 

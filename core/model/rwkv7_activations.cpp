@@ -169,28 +169,38 @@ void Rwkv7Block::Call::low_rank_backward(const LowRank& mlp, Rwkv7Param w1, Rwkv
 }
 
 NormShiftForward Rwkv7Block::Call::into_time_mix(const ConstTensor& x, const Tensor& halo) const {
-  NormShiftForward op{{x, vec(P::kLn1Weight), vec(P::kLn1Bias), 1e-5, a.u, a.mean1, a.rstd1},
+  NormShiftForward op{{.x = x,
+                       .weight = vec(P::kLn1Weight),
+                       .bias = vec(P::kLn1Bias),
+                       .out = a.u,
+                       .mean = a.mean1,
+                       .rstd = a.rstd1},
                       {.u = a.u,
                        .halo = halo,
                        .mixes = kMaxMixes,
                        .mix = {},
                        .out = a.mixed,
                        .starts = pass.starts}};
-  for (size_t m = 0; m < kMaxMixes; ++m) op.shift.mix[m] = vec(kTimeMixes[m]);
+  for (size_t m = 0; m < kMaxMixes; ++m) op.shift.mix[m] = vec(kMixes[m]);
   return op;
 }
 
 NormShiftForward Rwkv7Block::Call::into_channel_mix(const ConstTensor& x,
                                                     const Tensor& halo) const {
   NormShiftForward op{
-      {x, vec(P::kLn2Weight), vec(P::kLn2Bias), 1e-5, a.u, a.mean2, a.rstd2},
+      {.x = x,
+       .weight = vec(P::kLn2Weight),
+       .bias = vec(P::kLn2Bias),
+       .out = a.u,
+       .mean = a.mean2,
+       .rstd = a.rstd2},
       {.u = a.u, .halo = halo, .mixes = 1, .mix = {}, .out = {}, .starts = pass.starts}};
   op.shift.mix[0] = vec(P::kFfnXk);
   op.shift.out[0] = a.channel_mixed;
   return op;
 }
 
-void Rwkv7Block::Call::again(NormShiftForward op) const {
+void Rwkv7Block::Call::recompute(NormShiftForward op) const {
   op.keeps_out = false;
   if (!a.keeps_mixes) {
     pass.ops.norm_shift_forward(pass.stream, op);
@@ -209,7 +219,6 @@ TimeMixOutForward Rwkv7Block::Call::time_mix_out(int64_t head_size) const {
           .ln_bias = vec(P::kLnXBias),
           .r_k = vec(P::kRk),
           .head_size = head_size,
-          .eps = 64e-5,
           .z = a.z};
 }
 

@@ -6,10 +6,11 @@
 
 namespace rwkv {
 
-// The six mixes of time mix in the order of Activations::mixed.
-inline constexpr std::array<Rwkv7Param, kMaxMixes> kTimeMixes = {Rwkv7Param::kXr, Rwkv7Param::kXw,
-                                                                 Rwkv7Param::kXk, Rwkv7Param::kXv,
-                                                                 Rwkv7Param::kXa, Rwkv7Param::kXg};
+// The mixes of time mix, kMixes[m] the parameter of mix m. Channel mix has one, its first.
+enum Mix : size_t { kMixR, kMixW, kMixK, kMixV, kMixA, kMixG };
+inline constexpr std::array<Rwkv7Param, kMaxMixes> kMixes = {Rwkv7Param::kXr, Rwkv7Param::kXw,
+                                                             Rwkv7Param::kXk, Rwkv7Param::kXv,
+                                                             Rwkv7Param::kXa, Rwkv7Param::kXg};
 
 // A low-rank MLP x -> f(x w1) w2. `inner` is x w1.
 struct LowRank {
@@ -37,11 +38,11 @@ struct Rwkv7Block::Activations final : Saved {
   LowRank decay, iclr, residual, gate;
   // Kept, or scratch that backward fills again: then channel mix shares its mix with time mix.
   bool keeps_mixes = false;
-  std::array<Tensor, kMaxMixes> mixed;  // (B, T, C) of time mix
+  std::array<Tensor, kMaxMixes> mixed;  // (B, T, C) by Mix
   Tensor channel_mixed;                 // (B, T, C)
 
   // Scratch.
-  std::array<Tensor, kMaxMixes> dmixed;  // (B, T, C)
+  std::array<Tensor, kMaxMixes> dmixed;  // (B, T, C) by Mix; of channel mix the first
   Tensor u, z, dhidden, du;              // (B, T, C) normed; (R, C); (R, F); (B, T, C)
   Tensor dy, dr, dw_raw, dk, dv, da, db, dkey, dvalue, diclr, dresidual, dg;  // (R, C)
   Tensor wkv_scratch;                                                         // (threads, n) acc
@@ -88,8 +89,10 @@ struct Rwkv7Block::Call {
   // Norm and shift in front of each mixer.
   NormShiftForward into_time_mix(const ConstTensor& x, const Tensor& halo) const;
   NormShiftForward into_channel_mix(const ConstTensor& x, const Tensor& halo) const;
-  // For the backward pass, what of them is not there.
-  void again(NormShiftForward) const;
+  // For the backward pass: norm and mixes where they are scratch, the norm alone where mixes are
+  // kept and the backend reads it; nothing else. Writes what `op` writes, but not norm.out for
+  // others.
+  void recompute(NormShiftForward op) const;
   TimeMixOutForward time_mix_out(int64_t head_size) const;
   Wkv7Sequence recurrence() const;
   // Keeps messages to neighbours moving.

@@ -64,11 +64,11 @@ void Rwkv7Block::time_mix_forward(const Call& call, ConstTensor x, const Flow& o
   norm_shift_forward(call, call.into_time_mix(x, entering[kAttShift]), kAttShift, entering,
                      leaving);
   // What the state's way needs comes first; what it does not need, while maps are travelling.
-  call.product(a.mixed[2], P::kKey, a.key);
-  call.product(a.mixed[3], P::kValue, a.value);
-  call.low_rank_forward(a.decay, P::kW1, P::kW2, a.mixed[1], a.w_raw);
-  call.low_rank_forward(a.iclr, P::kA1, P::kA2, a.mixed[4], a.iclr_out);
-  if (!first_) call.low_rank_forward(a.residual, P::kV1, P::kV2, a.mixed[3], a.residual_out);
+  call.product(a.mixed[kMixK], P::kKey, a.key);
+  call.product(a.mixed[kMixV], P::kValue, a.value);
+  call.low_rank_forward(a.decay, P::kW1, P::kW2, a.mixed[kMixW], a.w_raw);
+  call.low_rank_forward(a.iclr, P::kA1, P::kA2, a.mixed[kMixA], a.iclr_out);
+  if (!first_) call.low_rank_forward(a.residual, P::kV1, P::kV2, a.mixed[kMixV], a.residual_out);
   // The first layer's v is v_first: it is written straight to where the later layers read it.
   a.v = first_ ? out.v_first : a.own_v;
   ops.time_mix_in_forward(stream, {.iclr = a.iclr_out,
@@ -86,9 +86,9 @@ void Rwkv7Block::time_mix_forward(const Call& call, ConstTensor x, const Flow& o
                                    .a = a.a,
                                    .b = a.b});
   maps_forward(call, entering, leaving);
-  call.product(a.mixed[0], P::kReceptance, a.r);
+  call.product(a.mixed[kMixR], P::kReceptance, a.r);
   call.poll();
-  call.low_rank_forward(a.gate, P::kG1, P::kG2, a.mixed[5], a.g);
+  call.low_rank_forward(a.gate, P::kG1, P::kG2, a.mixed[kMixG], a.g);
   recurrence_forward(call, entering, leaving);
   ops.time_mix_out_forward(stream, call.time_mix_out(config_.head_size));
   // The residual stream: out.x = x + O z.
@@ -121,7 +121,7 @@ void Rwkv7Block::channel_mix_backward(const Call& call, Tensor dx, Boundary ente
                                       Boundary dleaving, Boundary dentering) const {
   const auto& [pass, params, index, a] = call;
   const Backend& ops = pass.ops;
-  call.again(call.into_channel_mix(a.x_mid, entering[kFfnShift]));
+  call.recompute(call.into_channel_mix(a.x_mid, entering[kFfnShift]));
   call.weight_gradient(dx, a.squared, P::kFfnValue);
   ops.relu_squared_product(
       pass.stream, {call.input_gradient_of(dx, P::kFfnValue, a.dhidden), a.rows(a.squared)});
@@ -163,7 +163,6 @@ void Rwkv7Block::output_backward(const Call& call, ConstTensor dx) const {
                                                .ln_bias = call.vec(P::kLnXBias),
                                                .r_k = call.vec(P::kRk),
                                                .head_size = config_.head_size,
-                                               .eps = 64e-5,
                                                .dz = dz,
                                                .z = a.z,
                                                .dy = a.dy,
@@ -178,11 +177,12 @@ void Rwkv7Block::output_backward(const Call& call, ConstTensor dx) const {
 
 void Rwkv7Block::low_rank_backward(const Call& call) const {
   const Activations& a = call.a;
-  call.low_rank_backward(a.decay, P::kW1, P::kW2, a.mixed[1], a.dw_raw, a.dmixed[1], false);
-  call.low_rank_backward(a.iclr, P::kA1, P::kA2, a.mixed[4], a.diclr, a.dmixed[4], false);
-  call.low_rank_backward(a.gate, P::kG1, P::kG2, a.mixed[5], a.dg, a.dmixed[5], false);
+  call.low_rank_backward(a.decay, P::kW1, P::kW2, a.mixed[kMixW], a.dw_raw, a.dmixed[kMixW], false);
+  call.low_rank_backward(a.iclr, P::kA1, P::kA2, a.mixed[kMixA], a.diclr, a.dmixed[kMixA], false);
+  call.low_rank_backward(a.gate, P::kG1, P::kG2, a.mixed[kMixG], a.dg, a.dmixed[kMixG], false);
   if (!first_) {
-    call.low_rank_backward(a.residual, P::kV1, P::kV2, a.mixed[3], a.dresidual, a.dmixed[3], true);
+    call.low_rank_backward(a.residual, P::kV1, P::kV2, a.mixed[kMixV], a.dresidual, a.dmixed[kMixV],
+                           true);
   }
 }
 
@@ -215,9 +215,9 @@ void Rwkv7Block::inputs_backward(const Call& call, ConstTensor v_first, Tensor d
                                               .dk_a = call.grad(P::kKa),
                                               .dv0 = call.grad(P::kV0),
                                               .leaves = call.leaves()});
-  call.input_gradient(a.dr, P::kReceptance, a.dmixed[0], false);
-  call.input_gradient(a.dkey, P::kKey, a.dmixed[2], false);
-  call.input_gradient(a.dvalue, P::kValue, a.dmixed[3], false);
+  call.input_gradient(a.dr, P::kReceptance, a.dmixed[kMixR], false);
+  call.input_gradient(a.dkey, P::kKey, a.dmixed[kMixK], false);
+  call.input_gradient(a.dvalue, P::kValue, a.dmixed[kMixV], false);
   low_rank_backward(call);
 }
 
@@ -225,7 +225,7 @@ void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor 
                                    Tensor dv_first, Boundary entering, Boundary dleaving,
                                    Boundary dentering) const {
   const auto& [pass, params, index, a] = call;
-  call.again(call.into_time_mix(x, entering[kAttShift]));
+  call.recompute(call.into_time_mix(x, entering[kAttShift]));
   output_backward(call, dx);
   maps_backward(call, dleaving, dentering);
   call.weight_gradient(dx, a.z, P::kOutput);
@@ -242,15 +242,15 @@ void Rwkv7Block::time_mix_backward(const Call& call, ConstTensor x, ConstTensor 
                            .starts = pass.starts,
                            .leaves = call.leaves()};
   for (size_t m = 0; m < kMaxMixes; ++m) {
-    const P mix = kTimeMixes[m];
+    const P mix = kMixes[m];
     shift.mix[m] = call.vec(mix);
     shift.dout[m] = a.dmixed[m];
     shift.dmix[m] = call.grad(mix);
   }
   send_halo_gradient(call, shift, kAttShift, dleaving, dentering);
-  call.weight_gradient(a.dr, a.mixed[0], P::kReceptance);
-  call.weight_gradient(a.dkey, a.mixed[2], P::kKey);
-  call.weight_gradient(a.dvalue, a.mixed[3], P::kValue);
+  call.weight_gradient(a.dr, a.mixed[kMixR], P::kReceptance);
+  call.weight_gradient(a.dkey, a.mixed[kMixK], P::kKey);
+  call.weight_gradient(a.dvalue, a.mixed[kMixV], P::kValue);
   receive_halo_gradient(call, shift, kAttShift, dleaving);
   pass.ops.norm_shift_backward(
       pass.stream, {{x, call.vec(P::kLn1Weight), call.vec(P::kLn1Bias), a.mean1, a.rstd1, a.du, dx,

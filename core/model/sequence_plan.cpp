@@ -1,10 +1,11 @@
 #include "core/model/sequence_plan.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace rwkv {
 
-int64_t SequencePlan::block() const {
+int64_t SequencePlan::span() const {
   const int64_t groups = segments.groups();
   if (!handing.gradient || !model.backward) return 1;  // nothing is run again
   if (stash != "sqrt") return groups;
@@ -13,7 +14,7 @@ int64_t SequencePlan::block() const {
 
 int SequencePlan::forward_passes() const {
   if (!handing.gradient || segments.groups() == 1) return 1;
-  return blocks() == 1 ? 2 : 3;
+  return spans() == 1 ? 2 : 3;
 }
 
 ExchangeLayout exchange_layout(const SequencePlan& plan, const ModelConfig& config) {
@@ -22,7 +23,7 @@ ExchangeLayout exchange_layout(const SequencePlan& plan, const ModelConfig& conf
           m.batch,
           config.width,
           config.head_size,
-          m.tile > 0 ? wkv7_tiles(plan.segments.chunk, m.tile) : 1,
+          m.tile > 0 ? wkv7_tiles(std::min(plan.segments.chunk, plan.segments.tokens), m.tile) : 1,
           m.precision.accumulate};
 }
 
@@ -57,7 +58,7 @@ Traffic plan_traffic(const SequencePlan& plan, const ExchangeLayout& layout, int
   const ExchangeKind kind = plan.exchange.chosen(all.ranks);
   const LayerBytes bytes{kind, layout, all.ranks};
   const int64_t in_a_row = exchange_latency(kind, all.ranks);
-  const int64_t again = plan.handing.gradient ? (plan.blocks() - 1) * plan.block() : 0;
+  const int64_t again = plan.handing.gradient ? (plan.spans() - 1) * plan.span() : 0;
   const int64_t node_begin = int64_t{rank} / kind.node * kind.node,
                 node_end = node_begin + kind.node;
   for (int64_t group = 0; group < all.groups(); ++group) {

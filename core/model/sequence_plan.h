@@ -21,8 +21,8 @@ struct SequencePlan {
 
   bool whole() const { return segments.ranks == 1 && segments.segments() == 1 && !enters; }
   // Groups whose boundaries are stashed at a time; the blocks of that many groups.
-  int64_t block() const;
-  int64_t blocks() const { return (segments.groups() + block() - 1) / block(); }
+  int64_t span() const;
+  int64_t spans() const { return (segments.groups() + span() - 1) / span(); }
   // Forward passes over all tokens that a step takes (without recomputation in blocks).
   int forward_passes() const;
 };

@@ -38,133 +38,7 @@ SequenceRunner::SequenceRunner(const Model& model, const SequencePlan& plan, Com
   memory_ = Buffer(arena.peak(), *ops_.memory);
   Arena real(memory_.data(), memory_.bytes());
   bind(real);
-  bind_host_cuts();
-}
-
-// Of each kind of segment that this rank runs, one.
-std::vector<Segment> SequenceRunner::kinds() const {
-  std::vector<Segment> out;
-  const SegmentPlan& all = plan_.segments;
-  for (const int64_t group : {int64_t{0}, int64_t{1}, all.groups() - 1}) {
-    if (group >= all.groups()) continue;
-    const auto segment = all.at(group, sequence_.rank());
-    if (segment) out.push_back(*segment);
-  }
-  return out;
-}
-
-// Their lengths.
-std::vector<int64_t> SequenceRunner::lengths() const {
-  std::vector<int64_t> out;
-  for (const Segment& segment : kinds()) out.push_back(segment.tokens());
-  std::sort(out.begin(), out.end());
-  out.erase(std::unique(out.begin(), out.end()), out.end());
-  return out;
-}
-
-// A workspace runs segments of several kinds: bf16 where all of them save so.
-bool SequenceRunner::saves_bf16_states() const {
-  const std::vector<Segment> all = kinds();
-  return ops_.saves_bf16_states != nullptr &&
-         std::all_of(all.begin(), all.end(), [&](const Segment& s) {
-           return ops_.saves_bf16_states(plan_.model.precision.compute, model_.config().head_size,
-                                         plan_.model.tile,
-                                         wkv7_before_overlap(s.tokens(), s.end - s.handed));
-         });
-}
-
-void SequenceRunner::plan_workspaces(bool with_memory) {
-  ModelPlan plan = plan_.model;
-  plan.memory = ops_.memory;
-  plan.bf16_states = saves_bf16_states();
-  plan.edges = !plan_.whole() ? Edges::kSegment : plan_.leaves ? Edges::kGiven : Edges::kWhole;
-  int64_t saved = 0, scratch = 0;
-  for (const int64_t tokens : lengths()) {
-    plan.tokens = tokens;
-    const Workspace measured(model_, plan, false);
-    saved = std::max(saved, measured.saved_bytes());
-    scratch = std::max(scratch, measured.scratch_bytes());
-    entries_ = measured.entries();  // of the longest
-  }
-  if (!with_memory) return;
-  activations_ = {Buffer(saved, *ops_.memory), Buffer(scratch, *ops_.memory)};
-  for (const int64_t tokens : lengths()) {
-    plan.tokens = tokens;
-    workspaces_[tokens] = std::make_unique<Workspace>(model_, plan, activations_);
-  }
-}
-
-void SequenceRunner::bind(Arena& arena) {
-  for (const int64_t tokens : lengths()) {
-    cuts_[tokens] = take_cut(arena, {plan_.model.batch, tokens});
-  }
-  if (!plan_.whole()) bind_edges(arena);
-}
-
-SequenceRunner::Cut SequenceRunner::take_cut(Arena& arena, const Shape& shape) {
-  const auto take = [&](DType type) { return arena.take("tokens", type, shape); };
-  return {take(DType::kI32), take(DType::kI32), take(DType::kF32), take(DType::kI32)};
-}
-
-// Where the backend's memory is the host's, the cuts themselves.
-void SequenceRunner::bind_host_cuts() {
-  if (ops_.memory->host) {
-    host_cuts_ = cuts_;
-    return;
-  }
-  const auto take = [&](Arena& arena) {
-    for (const int64_t tokens : lengths()) {
-      host_cuts_[tokens] = take_cut(arena, {plan_.model.batch, tokens});
-    }
-  };
-  Arena measured;
-  take(measured);
-  host_memory_ = Buffer(measured.peak());
-  Arena real(host_memory_.data(), host_memory_.bytes());
-  take(real);
-}
-
-void SequenceRunner::bind_edges(Arena& arena) {
-  const ModelPlan& m = plan_.model;
-  const ModelConfig& config = model_.config();
-  const bool keeps = m.backward && plan_.handing.gradient;
-  const int64_t before = arena.peak();
-  slots_.clear();
-  for (int64_t i = 0; i < plan_.block(); ++i) slots_.push_back(take_states(arena, "stash"));
-  if (plan_.handing.state) {
-    const int64_t stashed = arena.peak();
-    const bool alone = sequence_.size() == 1 && m.tile == 0 && plan_.segments.overlap == 0;
-    exchange_ = make_exchange(alone ? ExchangeKind{"pass_on", 1} : plan_.exchange, sequence_, ops_,
-                              exchange_layout(plan_, model_.config()), arena);
-    const int64_t exchanging = arena.peak();
-    snapshots_ =
-        arena.take("stash", DType::kU8, {keeps ? plan_.blocks() - 1 : 0, exchange_->carry_bytes()});
-    stash_bytes_ = stashed - before + arena.peak() - exchanging;
-  }
-  if (plan_.enters) initial_ = take_states(arena, "carried states");
-  if (plan_.leaves) leaving_ = take_states(arena, "carried states");
-  const Shape halo{m.batch, config.width};
-  const Shape state{m.batch, config.width / config.head_size, config.head_size, config.head_size};
-  dleaving_.assign(3, {});
-  dentering_.assign(3, {});
-  if (keeps) {
-    const auto take = [&](const Shape& shape) {
-      return arena.take("exchange", m.precision.accumulate, shape);
-    };
-    dleaving_ = {take(halo), take(state), take(halo)};
-    dentering_ = {take(halo), Tensor{}, take(halo)};
-  }
-}
-
-SequenceRunner::States SequenceRunner::take_states(Arena& arena, std::string_view name) const {
-  const ModelPlan& m = plan_.model;
-  States states(model_.layers());
-  for (size_t l = 0; l < model_.layers(); ++l) {
-    for (const Carry& carry : model_.carries(l)) {
-      states[l].push_back(arena.take(name, m.precision.accumulate, carry.of_batch(m.batch)));
-    }
-  }
-  return states;
+  bind_host();
 }
 
 const SequenceRunner::States& SequenceRunner::leaving() const {
@@ -210,7 +84,7 @@ Workspace& SequenceRunner::enter(const Segment& segment, int64_t slot, bool talk
     return ws;
   }
   const bool starts_from_zero = (segment.first && !plan_.enters) || !plan_.handing.state;
-  const States& entering = slots_[static_cast<size_t>(slot)];
+  const States& entering = slots_[stashes_on_host() ? 0 : static_cast<size_t>(slot)];
   const bool gradient = plan_.model.backward && plan_.handing.gradient;
   for (size_t l = 0; l < model_.layers(); ++l) {
     if (starts_from_zero) {
@@ -308,17 +182,31 @@ void SequenceRunner::run_backward(const Pass& pass, const ParamStore& store, con
   show(visit, pass, *segment, ws, batch, {});
 }
 
-// Groups [first, end) of a block: forward with the neighbours, what enters kept; then backward in
+// What entered a segment, from the device's one slot to the host or back again.
+void SequenceRunner::stash_on_host(int64_t slot, bool keeps) {
+  sequence_.settle();  // the host waits for the stream next, and it may wait for another rank
+  const Tensor& last = slots_[0].back().back();
+  std::byte* here = slots_[0].front().front().data;  // its tensors lie one behind the other
+  std::byte* there = host_stash_.data() + slot * slot_bytes_;
+  const int64_t bytes = last.data + last.bytes() - here;
+  ops_.memory->copy({}, keeps ? there : here, keeps ? here : there, bytes);
+}
+
+// Groups [first, end) of a span: forward with the neighbours, what enters kept; then backward in
 // reverse, where all but the last group run forward again, alone.
-void SequenceRunner::run_block(const Pass& pass, const ParamStore& store, const Batch& batch,
-                               int64_t block, double l2wrap, const Visit& visit) {
-  const int64_t first = block * plan_.block();
-  const int64_t end = std::min(first + plan_.block(), plan_.segments.groups());
+void SequenceRunner::run_span(const Pass& pass, const ParamStore& store, const Batch& batch,
+                              int64_t span, double l2wrap, const Visit& visit) {
+  const int64_t first = span * plan_.span();
+  const int64_t end = std::min(first + plan_.span(), plan_.segments.groups());
   for (int64_t group = first; group < end; ++group) {
     run_forward(pass, store, batch, group, group - first, true);
+    if (stashes_on_host()) stash_on_host(group - first, true);
   }
   for (int64_t group = end - 1; group >= first; --group) {
-    if (group + 1 < end) run_forward(pass, store, batch, group, group - first, false);
+    if (group + 1 < end) {
+      if (stashes_on_host()) stash_on_host(group - first, false);
+      run_forward(pass, store, batch, group, group - first, false);
+    }
     run_backward(pass, store, batch, group, group - first, l2wrap, visit);
   }
 }
@@ -350,25 +238,25 @@ void SequenceRunner::run_whole(const Pass& pass, const ParamStore& store, const 
 
 void SequenceRunner::run_both(const Pass& pass, const ParamStore& store, const Batch& batch,
                               double l2wrap, const Visit& visit) {
-  const int64_t blocks = plan_.blocks();
+  const int64_t spans = plan_.spans();
   begin_sequence();
   if (!plan_.handing.gradient) {  // no gradient crosses an edge: each group is done with at once
-    for (int64_t block = 0; block < blocks; ++block) {
-      run_block(pass, store, batch, block, l2wrap, visit);
+    for (int64_t span = 0; span < spans; ++span) {
+      run_span(pass, store, batch, span, l2wrap, visit);
     }
     return;
   }
-  const auto snapshot = [&](int64_t block) { return snapshots_.rows(block - 1, block).data; };
-  for (int64_t group = 0; group < (blocks - 1) * plan_.block(); ++group) {
+  const auto snapshot = [&](int64_t span) { return snapshots_.rows(span - 1, span).data; };
+  for (int64_t group = 0; group < (spans - 1) * plan_.span(); ++group) {
     run_forward(pass, store, batch, group, 0, true);
-    if ((group + 1) % plan_.block() == 0) {
-      exchange_->save_carry(snapshot((group + 1) / plan_.block()));
+    if ((group + 1) % plan_.span() == 0) {
+      exchange_->save_carry(snapshot((group + 1) / plan_.span()));
     }
   }
-  for (int64_t block = blocks - 1; block >= 0; --block) {
-    if (block > 0) exchange_->restore_carry(snapshot(block));
-    if (block == 0) begin_sequence();
-    run_block(pass, store, batch, block, l2wrap, visit);
+  for (int64_t span = spans - 1; span >= 0; --span) {
+    if (span > 0) exchange_->restore_carry(snapshot(span));
+    if (span == 0) begin_sequence();
+    run_span(pass, store, batch, span, l2wrap, visit);
   }
 }
 

@@ -71,7 +71,12 @@ class SequenceRunner {
 
   void bind(Arena&);
   void bind_edges(Arena&);
-  void bind_host_cuts();
+  void bind_host();
+  // train.stash: host where the backend's memory is a device's: one slot is there, the rest here.
+  bool stashes_on_host() const {
+    return plan_.stash == "host" && !ops_.memory->host && plan_.span() > 1;
+  }
+  void stash_on_host(int64_t slot, bool keeps);
   std::vector<Segment> kinds() const;
   std::vector<int64_t> lengths() const;
   bool saves_bf16_states() const;
@@ -95,8 +100,8 @@ class SequenceRunner {
                     bool talks);
   void run_backward(const Pass&, const ParamStore&, const Batch&, int64_t group, int64_t slot,
                     double l2wrap, const Visit&);
-  void run_block(const Pass&, const ParamStore&, const Batch&, int64_t block, double l2wrap,
-                 const Visit&);
+  void run_span(const Pass&, const ParamStore&, const Batch&, int64_t span, double l2wrap,
+                const Visit&);
 
   const Model& model_;
   SequencePlan plan_;
@@ -105,11 +110,13 @@ class SequenceRunner {
   std::unique_ptr<StateExchange> exchange_;                   // nullptr: nothing is handed on
   std::map<int64_t, std::unique_ptr<Workspace>> workspaces_;  // by tokens of a segment
   WorkspaceMemory activations_;
-  States initial_, leaving_;                  // of the sequence
-  std::vector<States> slots_;                 // what entered a segment: the stash
+  States initial_, leaving_;   // of the sequence
+  std::vector<States> slots_;  // what entered a segment: the stash
+  Buffer host_stash_;          // (groups of a span, slot_bytes_)
+  int64_t slot_bytes_ = 0;
   std::vector<Tensor> dleaving_, dentering_;  // a carry; shared by all layers and groups
-  Tensor snapshots_;             // (blocks - 1, bytes) u8: what left the group before each block
-  std::map<int64_t, Cut> cuts_;  // by tokens of a segment
+  Tensor snapshots_;                  // (spans - 1, bytes) u8: what left the group before each span
+  std::map<int64_t, Cut> cuts_;       // by tokens of a segment
   std::map<int64_t, Cut> host_cuts_;  // the same on the host
   Buffer memory_, host_memory_;
   Buffer loss_room_, best_room_, logits_room_;  // results of a segment, on the host

@@ -14,16 +14,17 @@ struct MeshShape {
   int sequence = 1;
   int parked = 0;
 
-  int active() const { return data * sequence; }
+  int active() const { return data * sequence; }  // at most the job's ranks
   // Ranks of a data group follow one another.
   int data_group(int rank) const { return rank / sequence; }
   int place(int rank) const { return rank % sequence; }  // in the sequence
 };
 
 // auto: data = min(ranks, batch), sequence = as many of the others as leave each rank a leaf (and
-// give it a chunk). Throws InputError when given values ask for more ranks than there are, or for
-// more data ranks than sequences.
-MeshShape plan_mesh(const Recipe&, int ranks);
+// give it a chunk), with segments of whole leaves where sums are exact (leaf > 0). Throws
+// InputError when given values ask for more ranks than there are, or for more data ranks than
+// sequences.
+MeshShape plan_mesh(const Recipe&, int ranks, int64_t leaf);
 
 // Samples of a step that data group d owns: [floor(d B / D), floor((d + 1) B / D)).
 struct Share {

@@ -9,7 +9,9 @@ namespace rwkv {
 double learning_rate(const OptimizerConfig& config, int64_t step, int64_t steps) {
   const auto s = static_cast<double>(step), warmup = static_cast<double>(config.warmup);
   const double length = static_cast<double>(steps) - warmup;
-  const double q = length > 0 ? std::clamp((s - warmup) / length, 0.0, 1.0) : 1.0;
+  // Without a length the formula has its limits: 0 before the end, 1 behind it.
+  double q = length == 0 && s < warmup ? 0 : 1;
+  if (length > 0) q = std::clamp((s - warmup) / length, 0.0, 1.0);
   const double f = config.lr_final / config.lr;
   double factor = 1;
   if (config.schedule == "cosine") {

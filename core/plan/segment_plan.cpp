@@ -37,6 +37,14 @@ int64_t SegmentPlan::most_tokens() const {
   return std::max({chunk, last.tokens(), segments() > 2 ? chunk + overlap : 0});
 }
 
+int SegmentPlan::fullest_rank() const {
+  const int64_t most = most_tokens();
+  for (int64_t index = 0; index < std::min<int64_t>(segments(), 3); ++index) {
+    if (segment(index).tokens() == most) return segment(index).owner;
+  }
+  return segment(segments() - 1).owner;
+}
+
 SegmentPlan plan_segments(int64_t tokens, int ranks, int64_t chunk, int64_t overlap, int64_t leaf) {
   SegmentPlan plan{tokens, ranks, chunk, overlap};
   const int64_t step = std::max<int64_t>(1, leaf);
@@ -46,12 +54,12 @@ SegmentPlan plan_segments(int64_t tokens, int ranks, int64_t chunk, int64_t over
   } else if (chunk % step != 0) {
     const int64_t below = chunk / step * step;
     throw InputError(fmt::format(
-        "train.chunk = {}: parallel.reduction exact needs a multiple of parallel.leaf ({}): {}{}",
+        "train.chunk {}: parallel.reduction exact needs a multiple of parallel.leaf ({}): {}{}",
         chunk, step, below > 0 ? fmt::format("{} or ", below) : "", below + step));
   }
   if (plan.segments() > 1 && overlap > plan.chunk) {
     throw InputError(
-        fmt::format("train.overlap = {}: longer than a segment of {} tokens; use at most that many",
+        fmt::format("train.overlap {}: longer than a segment of {} tokens; use at most that many",
                     overlap, plan.chunk));
   }
   if (plan.segments() == 1) plan.overlap = 0;

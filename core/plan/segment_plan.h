@@ -35,8 +35,10 @@ struct SegmentPlan {
   Segment segment(int64_t index) const;
   // The segment of a rank in a group; nullopt: the rank holds nothing there, and joins collectives.
   std::optional<Segment> at(int64_t group, int rank) const;
-  // Most tokens that a segment runs.
+  // Most tokens that a segment runs, and the first rank that runs one of as many: its memory does
+  // for all ranks.
   int64_t most_tokens() const;
+  int fullest_rank() const;
 };
 
 // chunk 0: ceil(T / P), rounded up to whole leaves. leaf 0: any chunk will do. Throws InputError

@@ -14,6 +14,10 @@ class BatchLoader {
   // Room for `samples` samples of `context` tokens; with `resets`, batches say where documents
   // start.
   BatchLoader(const SampleSource&, int64_t samples, int64_t context, bool resets = false);
+  // Of the host's memory that one takes, about.
+  static int64_t bytes(int64_t samples, int64_t context, bool resets) {
+    return samples * context * (resets ? 20 : 16);
+  }
 
   // Reads samples into slots 0, 1, ...; adds the true nats of their targets (NaN: not known).
   void load(const std::vector<int64_t>& samples, Totals& totals);

@@ -117,7 +117,8 @@ Calibration calibrate(const Recipe& recipe, const Machine& machine, Communicator
     if (ranks.size() < 2) {
       throw InputError("--calibrate: needs two ranks, to send messages: mpirun -n 2");
     }
-    segments = std::make_unique<Segments>(recipe, machine, plan_mesh(recipe, ranks.size()));
+    segments =
+        std::make_unique<Segments>(recipe, machine, plan_mesh(recipe, ranks.size(), machine.leaf));
   });
   Calibration c;
   const double tokens = segments->tokens();

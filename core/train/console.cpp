@@ -120,8 +120,8 @@ std::vector<Line> series_lines(const Summary& s) {
   }
   for (const std::string& name : s.skills) {
     const auto shares = column(s.rows, [&](const StepRow& row) { return skill_of(row, name); });
-    out.push_back({escape_controls(name), sparkline(shares, kSparklineWidth, Range{0, 1}) + "  " +
-                                              first_to_last(shares, 2)});
+    out.push_back({escape_controls(name), sparkline(shares, kSparklineWidth, ValueSpan{0, 1}) +
+                                              "  " + first_to_last(shares, 2)});
   }
   return out;
 }

@@ -17,4 +17,7 @@ std::string escape_controls(std::string_view text);
 // `text` for the content and the attributes of XML and HTML; what they forbid becomes U+FFFD.
 std::string escape_markup(std::string_view text);
 
+// A word as a shell reads it back.
+std::string shell_word(const std::string& word);
+
 }  // namespace rwkv

@@ -34,11 +34,11 @@ class SequenceClock {
 
   void pass() {
     const bool gradient = in_.plan.handing.gradient;
-    const int64_t groups = all_.groups(), block = in_.plan.block();
-    const int64_t again = gradient ? (in_.plan.blocks() - 1) * block : 0;
+    const int64_t groups = all_.groups(), span = in_.plan.span();
+    const int64_t again = gradient ? (in_.plan.spans() - 1) * span : 0;
     for (int64_t g = 0; g < again; ++g) forward(g, talks_);
-    for (int64_t first = (groups - 1) / block * block; first >= 0; first -= block) {
-      const int64_t end = std::min(first + block, groups);
+    for (int64_t first = (groups - 1) / span * span; first >= 0; first -= span) {
+      const int64_t end = std::min(first + span, groups);
       for (int64_t g = first; g < end; ++g) forward(g, talks_);
       for (int64_t g = end - 1; g >= first; --g) {
         if (g + 1 < end) forward(g, false);

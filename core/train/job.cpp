@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <sstream>
 
 #include "kernels/cuda_library.h"
 #include "parallel/agree.h"
@@ -36,7 +37,7 @@ constexpr int64_t kDeviceScratch = int64_t{128} << 20;
 void choose_gpu(Machine& machine, const Recipe& recipe, int device) {
   const CudaLibrary& cuda = cuda_library();
   const ParallelConfig& parallel = recipe.parallel;
-  machine.link = {parallel.link, device, parallel.share_gpu, static_cast<int>(parallel.timeout)};
+  machine.link = {parallel.link, device, parallel.share_gpu, parallel.timeout};
   cuda.select(machine.link.device);
   machine.tokens_a_pass = kDeviceTokens;
   machine.ops = cuda.backend;
@@ -57,6 +58,14 @@ void choose_precision(Machine& machine, const std::string& wanted) {
   machine.note = fmt::format("precision {}: this {} has no {} arithmetic, computing in {}", wanted,
                              machine.link.device < 0 ? "CPU" : "GPU", wanted,
                              taken == "fp16" ? "fp16 with loss scaling" : taken);
+}
+
+std::string numerics_of(const Machine& machine) {
+  const std::string reduction =
+      machine.leaf == 0 ? "fast" : fmt::format("exact leaf {} tile {}", machine.leaf, machine.tile);
+  const std::string device = machine.link.device < 0 ? "" : cuda_library().device + ", ";
+  return fmt::format("{} {} {} {} ({}{})", machine.ops->name, machine.ops->isa,
+                     machine.precision_name, reduction, device, machine.ops->build);
 }
 
 }  // namespace
@@ -86,22 +95,36 @@ Machine choose_machine(const Recipe& recipe, const Seat& seat) {
     machine.ops = &cpu_backend();
     choose_precision(machine, recipe.precision);
   }
-  // Where segments do not meet as one sequence does, no other layout could have the same bits.
-  const bool bits = recipe.train.overlap == 0 && recipe.train.gradient == "exact" &&
-                    recipe.train.handoff == "state";
   const bool exact = recipe.parallel.reduction == "exact" ||
-                     (recipe.parallel.reduction == "auto" && bits && machine.link.device < 0);
+                     (recipe.parallel.reduction == "auto" && keeps_sequence_whole(recipe.train) &&
+                      machine.link.device < 0);
   machine.leaf = exact ? recipe.parallel.leaf : 0;
   machine.tile = exact ? std::gcd(recipe.parallel.tile, recipe.parallel.leaf) : 0;
-  const std::string device = machine.link.device < 0 ? "" : cuda_library().device + ", ";
-  machine.numerics =
-      fmt::format("{} {} {} {} ({}{})", machine.ops->name, machine.ops->isa, machine.precision_name,
-                  exact ? fmt::format("exact leaf {} tile {}", machine.leaf, machine.tile) : "fast",
-                  device, machine.ops->build);
+  machine.numerics = numerics_of(machine);
   return machine;
 }
 
-void require_alike(Communicator& ranks, const Machine& machine) {
+void require_kernels(const Backend& ops, const ModelConfig& model) {
+  if (ops.check_sizes != nullptr) ops.check_sizes(model.width, model.head_size);
+}
+
+std::string first_common(const std::vector<std::string>& lists) {
+  std::istringstream best(lists.front());
+  for (std::string word; best >> word;) {
+    const bool all = std::ranges::all_of(lists, [&](const std::string& l) {
+      return (" " + l + " ").find(" " + word + " ") != std::string::npos;
+    });
+    if (all) return word;
+  }
+  return "";
+}
+
+void require_same(Communicator& ranks, uint64_t value, const std::string& otherwise) {
+  const auto own = static_cast<int64_t>(value);
+  if (ranks.min(own) != ranks.max(own)) throw AgreedError(otherwise, ExitCode::kBadInput);
+}
+
+void settle_alike(Communicator& ranks, Machine& machine) {
   const std::string own = fmt::format("{} in {}", machine.ops->name, machine.precision_name);
   const std::string first = ranks.broadcast(own, 0);
   agree(ranks, [&] {
@@ -111,6 +134,13 @@ void require_alike(Communicator& ranks, const Machine& machine) {
         "to what every host has",
         ranks.rank(), own, first));
   });
+  if (machine.ops->name != cpu_backend().name) return;
+  std::string isas;
+  for (const std::string_view isa : cpu_isas()) isas += std::string(isa) + " ";
+  const std::string common = first_common(ranks.gather(isas));
+  if (common == machine.ops->isa) return;
+  machine.ops = &cpu_backend(common);
+  machine.numerics = numerics_of(machine);
 }
 
 }  // namespace rwkv

@@ -37,9 +37,18 @@ struct Machine {
 // Ranks on a host share its cores. InputError where the recipe wants a GPU and there is none.
 Machine choose_machine(const Recipe&, const Seat&);
 
+// InputError where the backend has no kernels for the model.
+void require_kernels(const Backend&, const ModelConfig&);
+
 // All ranks compute on the same kind of backend and in the same types, or AgreedError says which
-// rank does not. Collective.
-void require_alike(Communicator& ranks, const Machine&);
+// rank does not; on CPUs with the best instruction set that all of them have, as bits of sums
+// depend on it. Collective.
+void settle_alike(Communicator& ranks, Machine&);
+// The first of the first list that is in all of them; lists of words apart by spaces.
+std::string first_common(const std::vector<std::string>& lists);
+
+// AgreedError with these words, a bad input, where ranks give different values. Collective.
+void require_same(Communicator& ranks, uint64_t value, const std::string& otherwise);
 
 // Of a host's cores, for each of the ranks on it: less than one where they are more. Threads beyond
 // parallel.threads are not used.

@@ -45,11 +45,10 @@ void require_room(const Memory& memory, const std::vector<Arena::Entry>& entries
 
 namespace {
 
-int64_t fitting_tokens(const Recipe& recipe, const Machine& machine, const MeshShape& mesh,
-                       int64_t free, int64_t most) {
+int64_t fitting_tokens(const Recipe& recipe, const Model& model, const Machine& machine,
+                       const MeshShape& mesh, int64_t free, int64_t most) {
   const int64_t links = mesh.active() > 1 ? kForLinks : 0;
   const int64_t room = std::min(free / 10 * 9, free - links - for_libraries(free));
-  const Model model(complete_model(recipe));
   const bool exact = machine.leaf > 0;
   const bool shards = recipe.parallel.shard == "optimizer";
   int64_t store = 0;
@@ -57,12 +56,12 @@ int64_t fitting_tokens(const Recipe& recipe, const Machine& machine, const MeshS
                                                     shards ? Part{mesh.active(), 0} : Part{})) {
     store += entry.bytes;
   }
-  const auto ranks = make_planned(mesh.sequence);
   const int64_t share = share_of(recipe.train.batch, mesh.data, mesh.data - 1).count();
   int64_t tokens = most;
   for (; tokens > machine.tokens_a_pass / 8; tokens /= 2) {
     const int64_t rows = plan_micro_batch(recipe, share, mesh.sequence, tokens);
     const SequencePlan plan = plan_sequence(recipe, machine, mesh, rows);
+    const auto ranks = make_planned(mesh.sequence, plan.segments.fullest_rank());
     const SequenceRunner runner(model, plan, *ranks, *machine.ops, false);
     int64_t planned = store;
     for (const Arena::Entry& entry : runner.entries()) planned += entry.bytes;
@@ -73,22 +72,24 @@ int64_t fitting_tokens(const Recipe& recipe, const Machine& machine, const MeshS
 
 }  // namespace
 
-void fit_passes(const Recipe& recipe, Machine& machine, const MeshShape& mesh, int64_t most) {
+void fit_passes(const Recipe& recipe, const ModelConfig& config, Machine& machine,
+                const MeshShape& mesh, int64_t most) {
   const int64_t free = machine.ops->memory->available();
   if (free < 0 || recipe.train.micro_batch > 0) return;
+  const Model model(config);
   Machine without = machine;
   without.keeps_mixes = false;
-  const int64_t kept = fitting_tokens(recipe, machine, mesh, free, most);
-  const int64_t longer = fitting_tokens(recipe, without, mesh, free, most);
+  const int64_t kept = fitting_tokens(recipe, model, machine, mesh, free, most);
+  const int64_t longer = fitting_tokens(recipe, model, without, mesh, free, most);
   machine.keeps_mixes = longer <= kept;
   machine.tokens_a_pass = std::max(kept, longer);
 }
 
-void settle_passes(const Recipe& recipe, Machine& machine, const MeshShape& mesh,
-                   int64_t checkpoints_tokens, Communicator& ranks) {
+void settle_passes(const Recipe& recipe, const ModelConfig& config, Machine& machine,
+                   const MeshShape& mesh, int64_t checkpoints_tokens, Communicator& ranks) {
   const bool keeps = machine.leaf == 0 && checkpoints_tokens > 0;
   agree(ranks, [&] {
-    fit_passes(recipe, machine, mesh,
+    fit_passes(recipe, config, machine, mesh,
                keeps ? std::min(checkpoints_tokens, kMostTokensAPass) : kMostTokensAPass);
   });
   machine.tokens_a_pass = ranks.min(machine.tokens_a_pass);

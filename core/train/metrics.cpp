@@ -124,8 +124,10 @@ struct Content {
   std::vector<std::string_view> lines;  // of the rows
 };
 
-// Views into `text`, which must outlive them.
-Content parse(std::string_view text, const std::string& path) {
+// Views into `text`, which must outlive them. Lines behind the row of `last_step` are not looked
+// at.
+Content parse(std::string_view text, const std::string& path,
+              int64_t last_step = std::numeric_limits<int64_t>::max()) {
   Content content;
   int64_t number = 0;
   for (size_t begin = 0; begin < text.size();) {
@@ -141,6 +143,7 @@ Content parse(std::string_view text, const std::string& path) {
       } else {
         content.rows.push_back(parse_row(line, where));
         content.lines.push_back(line);
+        if (content.rows.back().step >= last_step) break;
       }
     } catch (const InputError&) {
       if (!torn) throw;
@@ -157,7 +160,7 @@ std::string cut(const Content& content, int64_t last_step) {
   return out;
 }
 
-// The one place where a refusal of the system becomes an error; `result` is a return code.
+// `result` is a return code of the system.
 template <class T>
 T checked(T result, const char* what, const std::string& path) {
   if (result < 0) throw IoError(fmt::format("{} {}: {}", what, path, std::strerror(errno)));
@@ -196,7 +199,7 @@ MetricsWriter::MetricsWriter(const std::string& path, std::string_view header_js
   const Json header = Json::parse(header_json, nullptr, false);
   require(header.is_object() && !header.contains("step"), "the header of metrics is an object");
   const std::string old = std::filesystem::exists(path) ? read_file(path) : std::string();
-  const Content content = parse(old, path);
+  const Content content = parse(old, path, keep_rows_up_to_step);
   const std::string text =
       content.header.empty() ? dump(header) + '\n' : cut(content, keep_rows_up_to_step);
   if (text != old) replace_file(path, text);
@@ -210,16 +213,24 @@ MetricsWriter::~MetricsWriter() {
 
 void MetricsWriter::append(const StepRow& row) {
   require(fd_ >= 0, "metrics are closed");
-  const std::string line = to_json(row) + '\n';
-  for (std::string_view rest = line; !rest.empty();) {
-    const ssize_t written = ::write(fd_, rest.data(), rest.size());
+  unwritten_ += to_json(row) + '\n';
+  try {
+    write_out();
+  } catch (const IoError&) {  // a full disk may have room by the next row; flush() says it if not
+  }
+}
+
+void MetricsWriter::write_out() {
+  while (!unwritten_.empty()) {
+    const ssize_t written = ::write(fd_, unwritten_.data(), unwritten_.size());
     if (written < 0 && errno == EINTR) continue;
-    rest.remove_prefix(static_cast<size_t>(checked(written, "cannot write", path_)));
+    unwritten_.erase(0, static_cast<size_t>(checked(written, "cannot write", path_)));
   }
 }
 
 void MetricsWriter::flush() {
   require(fd_ >= 0, "metrics are closed");
+  write_out();
   checked(::fdatasync(fd_), "cannot flush", path_);
 }
 

@@ -48,12 +48,15 @@ class MetricsWriter {
   ~MetricsWriter();
 
   // Hands the whole line to the system at once: a killed process leaves at most one torn last line.
+  // What a full disk has no room for waits for the next call.
   void append(const StepRow&);
-  void flush();  // returns when the rows are on the disk
+  void flush();  // returns when the rows are on the disk; IoError where they cannot be
   void close();  // flush, and no append() after it; a second close() does nothing
 
  private:
-  std::string path_;
+  void write_out();
+
+  std::string path_, unwritten_;
   int fd_ = -1;
 };
 

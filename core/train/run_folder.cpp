@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/config/load.h"
+#include "core/data/tokenizer.h"
 #include "core/io/checkpoint.h"
 #include "core/plan/param_table.h"
 #include "parallel/agree.h"
@@ -58,12 +59,15 @@ void RunFolder::start_afresh() const {
 }
 
 std::string changed_key(const Recipe& before, const Recipe& now) {
-  const ModelConfig a = resolve_model(before.model, 0), b = resolve_model(now.model, 0);
+  const auto resolved = [](const Recipe& recipe) {
+    return resolve_model(recipe.model, make_tokenizer(recipe.data.tokenizer)->vocab());
+  };
+  const ModelConfig a = resolved(before), b = resolved(now);
   const std::vector<std::pair<std::string, bool>> same = {
       {"run.seed", before.run.seed == now.run.seed},
       {"model.layers", a.layers == b.layers},
       {"model.width", a.width == b.width},
-      {"model.head_size", a.head_size == b.head_size},
+      {"model.head_size", a.head_size == b.head_size || b.head_size == 0},
       {"model.ffn_width", a.ffn_width == b.ffn_width},
       {"model.vocab", a.vocab == b.vocab},
       {"model.lora_rank", a.lora_rank == b.lora_rank},
@@ -71,6 +75,7 @@ std::string changed_key(const Recipe& before, const Recipe& now) {
       {"data.path", before.data.path == now.data.path},
       {"data.tokenizer", before.data.tokenizer == now.data.tokenizer},
       {"data.sampler", before.data.sampler == now.data.sampler},
+      {"data.reset_documents", before.data.reset_documents == now.data.reset_documents},
       {"data.validation", before.data.validation == now.data.validation},
       {"train.context", before.train.context == now.train.context},
       {"train.batch", before.train.batch == now.train.batch},
@@ -175,6 +180,7 @@ void read_point(const Recipe& recipe, ResumePoint& point) {
   point.numerics = info.numerics;
   point.products = info.products;
   point.tokens_a_pass = info.tokens_a_pass;
+  point.data_tokens = info.data_tokens;
   point.loss_scale = info.loss_scale;
   point.repeated_passes = info.repeated_passes;
   point.finished = info.step >= recipe.train.steps;

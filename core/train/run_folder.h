@@ -38,9 +38,9 @@ struct ResumePoint {
   std::string run_id;      // of the run that goes on; empty: a run of its own begins
   int64_t step = 0;        // updates done
   int64_t tokens = 0;
-  std::string numerics;       // of what computed it
-  std::string products;       // what its products were computed by; empty: nothing is said
-  int64_t tokens_a_pass = 0;  // CheckpointInfo's
+  std::string numerics;  // of what computed it
+  std::string products;  // what its products were computed by; empty: nothing is said
+  int64_t tokens_a_pass = 0, data_tokens = 0;  // CheckpointInfo's
   std::optional<LossScale> loss_scale;
   int64_t repeated_passes = 0;  // of the run so far
   bool own = false;             // the checkpoint is one of run.dir: its metrics go on too

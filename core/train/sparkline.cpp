@@ -34,8 +34,9 @@ std::vector<double> means(std::span<const double> values, size_t stretches) {
   return out;
 }
 
-Range range_of(std::span<const double> values) {
-  Range range{std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity()};
+ValueSpan range_of(std::span<const double> values) {
+  ValueSpan range{std::numeric_limits<double>::infinity(),
+                  -std::numeric_limits<double>::infinity()};
   for (const double v : values) {
     if (!std::isfinite(v)) continue;
     range.low = std::min(range.low, v);
@@ -44,7 +45,7 @@ Range range_of(std::span<const double> values) {
   return range;
 }
 
-std::string_view block(double value, const Range& range) {
+std::string_view block(double value, const ValueSpan& range) {
   if (std::isnan(value)) return " ";
   // Halves, so that the distance of two huge numbers stays finite.
   const double height = range.high / 2 - range.low / 2;
@@ -55,10 +56,10 @@ std::string_view block(double value, const Range& range) {
 
 }  // namespace
 
-std::string sparkline(std::span<const double> values, int width, std::optional<Range> range) {
+std::string sparkline(std::span<const double> values, int width, std::optional<ValueSpan> range) {
   require(width >= 0, "a sparkline's width is >= 0");
   const std::vector<double> shown = means(values, std::min(values.size(), size_t(width)));
-  const Range scale = range ? *range : range_of(shown);
+  const ValueSpan scale = range ? *range : range_of(shown);
   std::string out;
   for (const double v : shown) out += block(v, scale);
   return out;

@@ -96,6 +96,7 @@ void Feed::prompt(std::span<const int32_t> tokens, Communicator& ranks) {
   Batch batch;
   batch.tokens = view_of(tokens.data(), {1, count});
   runner.forward(pass_, store_, batch, {});
+  device_ranks.get().settle();
   const SegmentPlan& segments = runner.plan().segments;
   const int owner = segments.segment(segments.segments() - 1).owner;
   const bool own = owner == ranks.rank();

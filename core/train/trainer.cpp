@@ -8,13 +8,14 @@
 #include "core/plan/param_table.h"
 #include "core/plan/schedule.h"
 #include "core/train/memory_room.h"
+#include "parallel/agree.h"
 #include "parallel/nccl_library.h"
 
 namespace rwkv {
 
-ModelConfig complete_model(const Recipe& recipe) {
+ModelConfig complete_model(const Recipe& recipe, const std::string& weights) {
   ModelConfig model = recipe.model;
-  if (!recipe.run.init_from.empty()) model = WeightFile(recipe.run.init_from).model(model);
+  if (!weights.empty()) model = WeightFile(weights).model(model);
   return resolve_model(model, make_tokenizer(recipe.data.tokenizer)->vocab());
 }
 
@@ -46,10 +47,21 @@ SequencePlan plan_sequence(const Recipe& recipe, const Machine& machine, const M
 }
 
 Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ranks)
+    : Trainer(recipe, complete_model(recipe), machine, ranks) {
+  if (recipe.run.init_from.empty()) {
+    initialize(*store_, recipe.run.seed, machine.cores);
+  } else {
+    WeightFile(recipe.run.init_from).load(*store_);
+  }
+  weights_changed();
+}
+
+Trainer::Trainer(const Recipe& recipe, const ModelConfig& model, const Machine& machine,
+                 Communicator& ranks)
     : recipe_(recipe),
       machine_(machine),
       ranks_(ranks),
-      mesh_(plan_mesh(recipe, ranks.size())),
+      mesh_(plan_mesh(recipe, ranks.size(), machine.leaf)),
       sequence_(ranks.split(mesh_.data_group(ranks.rank()), mesh_.place(ranks.rank()))),
       device_ranks_(ranks, *machine.ops->memory, machine.link),
       device_sequence_(*sequence_, *machine.ops->memory, machine.link),
@@ -60,7 +72,8 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
       plan_(plan_step(share_.count(), micro_batch_, machine.leaf > 0)),
       totals_(0),
       chooses_(machine.ops->choices != nullptr && machine.leaf == 0) {
-  model_ = std::make_unique<Model>(complete_model(recipe));
+  require_kernels(*machine.ops, model);
+  model_ = std::make_unique<Model>(model);
   source_ = make_train_source(recipe, model_->config().vocab);
   validation_ = make_validation_source(recipe, model_->config().vocab);
   sampler_ = make_sampler(recipe, *source_);
@@ -94,13 +107,18 @@ Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ran
   totals_ = Totals(skills_.size());
   tally_ = std::make_unique<Tally>(micro_batch_, recipe.train.context, !skills_.empty(),
                                    machine.leaf, *sequence_);
-  if (recipe.run.init_from.empty()) {
-    initialize(*store_, recipe.run.seed, machine.cores);
-  } else {
-    WeightFile(recipe.run.init_from).load(*store_);
-  }
-  weights_changed();
   set_loss_scale({});
+}
+
+int64_t Trainer::data_tokens() const { return recipe_.data.path.empty() ? 0 : source_->tokens(); }
+
+void Trainer::require_same_data() const {
+  const auto same = [&](int64_t count, const char* key) {
+    require_same(ranks_, static_cast<uint64_t>(count),
+                 std::string(key) + ": ranks see files of different length");
+  };
+  same(source_->tokens(), "data.path");
+  if (validation_ != nullptr) same(validation_->size(), "data.validation");
 }
 
 void Trainer::weights_changed() { store_->refresh(pass_.ops, pass_.stream); }
@@ -118,22 +136,29 @@ void Trainer::load_batch(int64_t step) {
   totals_.clear();
   loader_->load(samples_, totals_);
   if (!leads()) totals_.clear();
-  totals_.stop = stop_flag_ != nullptr && *stop_flag_ != 0 ? 1 : 0;
 }
 
-// The interpreter of a step's plan.
 bool Trainer::train_step(int64_t step, StepRow& row) {
   const auto start = std::chrono::steady_clock::now();
   const int64_t repeated_before = repeated_;
   if (chooses_) choose_products(step);
+  while (!carry_out_plan(step, row)) ++repeated_;
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  fill_row(step, seconds.count(), row);
+  row.repeated = repeated_ - repeated_before;
+  return totals_.stop > 0;
+}
+
+// The interpreter of a step's plan. False: what was computed cannot be used, and weights are as
+// before.
+bool Trainer::carry_out_plan(int64_t step, StepRow& row) {
   load_batch(step);
   store_->zero_gradients(pass_.stream);
-  for (size_t next = 0; next < plan_.size(); ++next) {
-    const Action& action = plan_[next];
+  for (size_t i = 0; i < plan_.size(); ++i) {
     bool good = true;
-    switch (action.phase) {
+    switch (plan_[i].phase) {
       case Phase::kForwardBackward:
-        forward_backward(action, plan_[next + 1].phase == Phase::kReduce);
+        forward_backward(plan_[i], plan_[i + 1].phase == Phase::kReduce);
         break;
       case Phase::kScale:
         good = scales_fit(step);
@@ -145,19 +170,18 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
         good = update(step, row);
         break;
     }
-    if (good) continue;
-    ++repeated_;
-    load_batch(step);
-    store_->zero_gradients(pass_.stream);
-    next = static_cast<size_t>(-1);  // from the first action
+    if (!good) return false;
   }
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  return true;
+}
+
+// What is known without the optimizer.
+void Trainer::fill_row(int64_t step, double seconds, StepRow& row) const {
   row.step = step + 1;
   row.tokens = (step + 1) * tokens_a_step();
   row.loss = totals_.mean_loss();
-  row.seconds = seconds.count();
+  row.seconds = seconds;
   row.tokens_per_s = static_cast<double>(tokens_a_step()) / row.seconds;
-  row.repeated = repeated_ - repeated_before;
   row.exchanged = totals_.exchanged;
   row.floor.reset();
   if (std::isfinite(totals_.nats())) row.floor = totals_.floor();
@@ -168,7 +192,6 @@ bool Trainer::train_step(int64_t step, StepRow& row) {
       row.skills.emplace_back(skills_[i], totals_.answered_share(i));
     }
   }
-  return totals_.stop > 0;
 }
 
 // One pass whose results are thrown away, for the shapes that have no choice yet.
@@ -235,7 +258,10 @@ bool Trainer::scales_fit(int64_t step) {
   for (size_t i = 0; i < store_->size(); ++i) {
     const double peak = magnitude_from_bits(peaks.as<int64_t>()[i]);
     if (!std::isfinite(peak) && lower_loss_scale()) return false;
-    if (!std::isfinite(peak)) throw_not_finite(step, peak);
+    if (!std::isfinite(peak)) {
+      totals_.reduce(ranks_);
+      throw_not_finite(step, peak);
+    }
     const int64_t terms = i == 0 ? tokens_a_step() : leaves;  // an embedded token is a term
     fit = fit && fits(peak, store_->params(i, 1)[0].grad.scale, terms);
     scales_[i] = scale_for(peak, terms);
@@ -265,12 +291,15 @@ void Trainer::set_loss_scale(const LossScale& scale) {
 }
 
 void Trainer::throw_not_finite(int64_t step, double norm) const {
-  throw Error("step " + std::to_string(step + 1) + ": loss " + std::to_string(totals_.mean_loss()) +
-              ", gradient norm " + std::to_string(norm) +
-              ": not finite; nothing was updated (lower optimizer.lr, or look at the data)");
+  const std::string what =
+      "step " + std::to_string(step + 1) + ": loss " + std::to_string(totals_.mean_loss()) +
+      ", gradient norm " + std::to_string(norm) +
+      ": not finite; nothing was updated (lower optimizer.lr, or look at the data)";
+  throw AgreedError(what, ExitCode::kFatal);
 }
 
 void Trainer::reduce() {
+  totals_.stop = stop_flag_ != nullptr && *stop_flag_ != 0 ? 1 : 0;
   totals_.reduce(ranks_);
   if (!sync_->any()) sync_->start(store_->all_gradients(), pass_.stream);
   sync_->finish();

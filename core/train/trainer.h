@@ -32,6 +32,9 @@ class Trainer {
   // weights (or those of run.init_from). Splits `ranks` and looks at their hosts first; after that
   // it is not collective and may throw on one rank alone.
   Trainer(const Recipe&, const Machine&, Communicator& ranks);
+  // The same without weights: a run that goes on has them in its checkpoint, which gives the model
+  // too (complete_model()); weights_changed() when they are there.
+  Trainer(const Recipe&, const ModelConfig&, const Machine&, Communicator& ranks);
 
   // One update; `step` is 0-based. Fills `row`. Collective. Returns true when a rank was asked to
   // stop.
@@ -53,6 +56,10 @@ class Trainer {
   Precision precision() const { return machine_.precision; }
   const SampleSource& source() const { return *source_; }
   bool has_validation() const { return validation_ != nullptr; }
+  // Of the file that is trained on; 0: none is.
+  int64_t data_tokens() const;
+  // AgreedError where ranks see files of different length. Collective.
+  void require_same_data() const;
   int64_t micro_batch() const { return micro_batch_; }
   const MeshShape& mesh() const { return mesh_; }
   int64_t tokens_a_step() const { return recipe_.train.batch * recipe_.train.context; }
@@ -69,17 +76,19 @@ class Trainer {
   void weights_changed();
   // What the planned memory of this rank holds.
   std::vector<Arena::Entry> memory() const;
-  // Read once a step; when set on any rank, train_step() returns true on all.
+  // Read at the end of a step; when set on any rank, train_step() returns true on all.
   void set_stop_flag(const volatile int* flag) { stop_flag_ = flag; }
 
  private:
+  bool carry_out_plan(int64_t step, StepRow&);
+  void fill_row(int64_t step, double seconds, StepRow&) const;
   void choose_products(int64_t step);
   void share_choices(const ProductChoices&);
   // last: of the passes that add to the gradients.
   void forward_backward(const Action&, bool last);
   bool scales_fit(int64_t step);
   bool lower_loss_scale();
-  [[noreturn]] void throw_not_finite(int64_t step, double norm) const;
+  [[noreturn]] void throw_not_finite(int64_t step, double norm) const;  // on all ranks alike
   void reduce();
   bool update(int64_t step, StepRow& row);
   void collect_weights();
@@ -124,7 +133,9 @@ class Trainer {
 // chunk or overlap do not fit.
 SequencePlan plan_sequence(const Recipe&, const Machine&, const MeshShape&, int64_t micro_batch);
 
-// The recipe's model with every open field filled: from run.init_from's shapes, then by formula.
-ModelConfig complete_model(const Recipe&);
+// The recipe's model with every open field filled: from the shapes of `weights`, a file or
+// checkpoint, empty: none; then by formula.
+ModelConfig complete_model(const Recipe&, const std::string& weights);
+inline ModelConfig complete_model(const Recipe& r) { return complete_model(r, r.run.init_from); }
 
 }  // namespace rwkv

@@ -10,6 +10,7 @@
 #include "core/io/checkpoint.h"
 #include "core/plan/param_table.h"
 #include "core/train/console.h"
+#include "core/train/display_text.h"
 #include "core/train/memory_room.h"
 #include "core/train/report.h"
 #include "core/train/text_generator.h"
@@ -32,6 +33,7 @@ class Run {
   const Recipe& recipe() const { return trainer_.recipe(); }
   bool speaks() const { return setup_.folder != nullptr; }
   void say(const std::string& text) const;
+  bool take_step(int64_t step, StepRow& row);
   std::string header() const;
   std::string model_line() const;
   std::string memory_line() const;
@@ -87,7 +89,8 @@ std::string Run::header() const {
   json["data"] = trainer_.source().describe();
   json["ranks"] = ranks_.size();
   json["seed"] = recipe().run.seed;
-  return json.dump();
+  // Names of files may be of any bytes.
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
 // The sum, and what holds at least a twentieth of it.
@@ -180,6 +183,7 @@ CheckpointInfo Run::info_of(const StepRow& row) const {
   info.numerics = machine_.numerics;
   info.products = trainer_.product_choices();
   info.tokens_a_pass = fitted_tokens(recipe(), machine_);
+  info.data_tokens = trainer_.data_tokens();
   info.loss_scale = trainer_.loss_scale();
   info.repeated_passes = setup_.resume.repeated_passes + trainer_.repeated_passes();
   info.run_id = run_id_;
@@ -190,13 +194,17 @@ CheckpointInfo Run::info_of(const StepRow& row) const {
 void Run::save(const StepRow& row, bool must) {
   finish_pending();
   // The rows must be on the disk before a checkpoint says that their steps are done.
-  on_root(ranks_, [&] { metrics_->flush(); });
+  const auto flush = [&] { on_root(ranks_, [&] { metrics_->flush(); }); };
   // Rank 0 names the folder; the others write where it says.
   const std::string folder =
       ranks_.broadcast(speaks() ? setup_.folder->checkpoints() : std::string(), 0);
   const int64_t keep = recipe().checkpoint.keep;
-  if (must) return save_checkpoint(folder, info_of(row), trainer_.store(), keep, ranks_);
+  if (must) {
+    flush();
+    return save_checkpoint(folder, info_of(row), trainer_.store(), keep, ranks_);
+  }
   tolerate(row.step, [&] {
+    flush();
     if (recipe().checkpoint.async) {
       pending_ =
           std::make_unique<PendingCheckpoint>(folder, info_of(row), trainer_.store(), keep, ranks_);
@@ -268,9 +276,9 @@ void Run::finish(const StepRow& last) {
   if (unsaved_ > 0) end.lines.emplace_back("warning", unsaved_line());
   end.lines.emplace_back("saved", fmt::format("{}/checkpoints/step-{}", folder, last.step));
   end.lines.emplace_back("report", folder + "/report.html");
-  end.lines.emplace_back("next", fmt::format("rwkv-dist generate {} --prompt \"{}\"", folder,
-                                             trainer_.source().prompt()));
-  end.lines.emplace_back("", "rwkv-dist eval " + folder);
+  end.lines.emplace_back("next", fmt::format("rwkv-dist generate {} --prompt \"{}\"",
+                                             shell_word(folder), trainer_.source().prompt()));
+  end.lines.emplace_back("", "rwkv-dist eval " + shell_word(folder));
   say("\n" + summary(end, setup_.colour));
 }
 
@@ -282,6 +290,15 @@ void Run::take_products() {
   say(fmt::format("note    algorithms of products are not the checkpoint's: {}\n", why));
 }
 
+bool Run::take_step(int64_t step, StepRow& row) {
+  try {
+    return trainer_.train_step(step, row);
+  } catch (const AgreedError&) {
+    finish_pending();  // what was saved before is good
+    throw;
+  }
+}
+
 ExitCode Run::go() {
   on_root(ranks_, [&] { begin(); });
   take_products();
@@ -291,7 +308,7 @@ ExitCode Run::go() {
   StepRow row;
   row.step = setup_.resume.step;
   for (int64_t step = setup_.resume.step; step < r.train.steps; ++step) {
-    const bool asked = trainer_.train_step(step, row);
+    const bool asked = take_step(step, row);
     row.eval_loss.reset();
     row.eval_floor.reset();
     after_step(row);

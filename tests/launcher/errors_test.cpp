@@ -84,7 +84,11 @@ TEST_F(Errors, OnThreeRanksOneLineIsSaid) {
 TEST_F(Errors, MoreDataRanksThanThereAreIsRefused) {
   expect_refused(mpi(2, "small.yaml train.batch=16 parallel.data=9"),
                  {"parallel.data", "9 ranks", "has 2", "mpirun -n 9"});
-  expect_refused(program("small.yaml parallel.data=9"), {"parallel.data = 9", "5 sequences"});
+  expect_refused(program("small.yaml parallel.data=9"),
+                 {"parallel.data=9: parallel.data: a step has only 5 sequences"});
+  expect_refused(
+      program("small.yaml train.batch=65536 parallel.data=65536 parallel.sequence=65536"),
+      {"65536 x 65536 = 4294967296 ranks"});
   EXPECT_FALSE(there("runs"));
 }
 

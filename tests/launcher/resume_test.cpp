@@ -80,13 +80,13 @@ TEST_F(Resume, AFinishedRunSaysSo) {
 TEST_F(Resume, AChangedKeyIsRefusedByName) {
   go("small.yaml run.dir=r train.stop_at=3", 85);
   const std::vector<std::pair<std::string, std::string>> changes = {
-      {"optimizer.lr", "1e-3"},      {"optimizer.weight_decay", "0.2"},
-      {"optimizer.clip", "2"},       {"model.ffn_width", "64"},
-      {"model.vocab", "300"},        {"train.batch", "4"},
-      {"train.context", "16"},       {"run.seed", "2"},
-      {"loss.l2wrap", "0"},          {"data.source", "skills"},
-      {"precision", "bf16"},         {"optimizer.betas", "[0.9, 0.95]"},
-      {"data.sampler", "sequential"}};
+      {"optimizer.lr", "1e-3"},       {"optimizer.weight_decay", "0.2"},
+      {"optimizer.clip", "2"},        {"model.ffn_width", "64"},
+      {"model.vocab", "300"},         {"train.batch", "4"},
+      {"train.context", "16"},        {"run.seed", "2"},
+      {"loss.l2wrap", "0"},           {"data.source", "skills"},
+      {"precision", "bf16"},          {"optimizer.betas", "[0.9, 0.95]"},
+      {"data.sampler", "sequential"}, {"data.reset_documents", "true"}};
   for (const auto& [key, value] : changes) {
     expect_refused(program("small.yaml run.dir=r '" + key + "=" + value + "'"),
                    {key + " differs", "step-3"});
@@ -94,6 +94,18 @@ TEST_F(Resume, AChangedKeyIsRefusedByName) {
   EXPECT_EQ(rows("r").size(), 3u);
   // What does not change the mathematics may change.
   go("small.yaml run.dir=r train.micro_batch=2 log.every=1 parallel.threads=1");
+}
+
+// What the run began with may be gone, or be its own folder that has stepped aside.
+TEST_F(Resume, TheFirstWeightsAreNotNeededAgain) {
+  go("small.yaml run.dir=a");
+  go("small.yaml run.dir=b run.init_from=a train.stop_at=2 model.layers=auto model.width=auto", 85);
+  std::filesystem::rename(file("a"), file("gone"));
+  const std::string more =
+      "small.yaml run.dir=b run.init_from=a model.layers=auto model.width=auto";
+  EXPECT_TRUE(has(go(more), "resume  "));
+  EXPECT_EQ(rows("b").size(), 6u);
+  EXPECT_TRUE(has(read_file(file("b/config.yaml")), "/a\n")) << read_file(file("b/config.yaml"));
 }
 
 TEST_F(Resume, APathStartsAFreshRunFolder) {
@@ -208,6 +220,36 @@ TEST_F(Resume, AKilledRankEndsTheJobAndARestartGoesOn) {
   for (const auto& entry : std::filesystem::directory_iterator(file("k/checkpoints"))) {
     EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
   }
+}
+
+// A rank that is there and does nothing is a hang: 86 after parallel.timeout, and a restart goes
+// on.
+TEST_F(Resume, ARankThatStopsAnsweringEndsTheJobWith86) {
+  const Ended ended =
+      run_shell("cd " + folder_.path() + "\nexport " + mpi_settings() + "\nmpirun -q -n 3 " +
+                    RWKV_PROGRAM + " small.yaml " + kEndless + " run.dir=k parallel.timeout=5 &\n" +
+                    "job=$!\nuntil [ -e k/checkpoints/latest ]; do sleep 0.02; done\n" +
+                    "kill -STOP $(pgrep -P $job rwkv-dist | tail -1)\nwait $job",
+                60);
+  EXPECT_EQ(ended.code, 86) << ended.err;
+  EXPECT_TRUE(has(ended.err, "another rank did not arrive within 5 s (parallel.timeout)"))
+      << ended.err;
+  const int64_t step = newest("k").step;
+  const Ended restart = mpi(3, "small.yaml run.dir=k train.steps=" + std::to_string(step + 2));
+  EXPECT_EQ(restart.code, 0) << restart.err;
+}
+
+// What does not count as waiting: to be parked, and to be stopped with all the others.
+TEST_F(Resume, ParkedRanksAndStoppedJobsHaveNoTimeLimit) {
+  const Ended ended = run_shell(
+      "cd " + folder_.path() + "\nexport " + mpi_settings() + "\nmpirun -q -n 3 " + RWKV_PROGRAM +
+          " small.yaml " + kEndless + " run.dir=k parallel.timeout=5 train.batch=2 &\n" +
+          "job=$!\nuntil [ -e k/checkpoints/latest ]; do sleep 0.02; done\n" +
+          "ranks=$(pgrep -P $job rwkv-dist)\nkill -STOP $ranks\nsleep 7\n" +
+          "kill -CONT $ranks\nsleep 1\nkill -USR1 $job\nwait $job",
+      60);
+  EXPECT_EQ(ended.code, 85) << ended.err;
+  EXPECT_EQ(ended.err, "");
 }
 
 // Twelve pairs of rank counts in two chains; optimizer state split in one of them.

@@ -75,8 +75,8 @@ void expect_trajectory(const Golden& golden, const std::string& run_folder) {
   ASSERT_EQ(rows.size(), losses.size());
   for (size_t i = 0; i < rows.size(); ++i) {
     EXPECT_NEAR(rows[i].loss, losses[i], tolerance::kTrajectoryLoss) << "step " << i + 1;
-    EXPECT_NEAR(rows[i].grad_norm / norms[i], 1, 1e-3) << "step " << i + 1;
-    EXPECT_NEAR(rows[i].lr / lrs[i], 1, 1e-12);
+    EXPECT_NEAR(rows[i].grad_norm / norms[i], 1, tolerance::kTrajectoryNorm) << "step " << i + 1;
+    EXPECT_NEAR(rows[i].lr / lrs[i], 1, tolerance::kSameSums);
     EXPECT_EQ(rows[i].step, static_cast<int64_t>(i + 1));
     EXPECT_EQ(rows[i].tokens, static_cast<int64_t>((i + 1) * 4 * 48));
   }

@@ -151,21 +151,32 @@ TEST_F(CheckpointTest, TheSameStepIsReplaced) {
 TEST_F(CheckpointTest, AFailureIsAgreedAndLeavesTheEarlierOne) {
   const ParamStore store = filled();
   save(store, 1);
-  // Something that cannot be replaced by a file.
-  fs::remove(folder_.file("latest"));
-  fs::create_directories(folder_.file("latest/x"));
+  // A place that is taken by something that is no folder.
+  const std::string folder = folder_.write("file", "");
   std::atomic<int> agreed = 0;
   run_local(3, [&](Communicator& comm) {
     try {
-      save_checkpoint(folder_.path(), info_of(2), store, 1, comm);
+      save_checkpoint(folder, info_of(2), store, 1, comm);
     } catch (const AgreedError& error) {
       ++agreed;
-      EXPECT_NE(std::string(error.what()).find("latest"), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find(folder), std::string::npos) << error.what();
     }
   });
   EXPECT_EQ(agreed, 3);
   EXPECT_EQ(refusal(config()), "");
-  EXPECT_FALSE(fs::exists(folder_.file("step-2.tmp")));
+}
+
+// The names of folders decide; `latest` is for people.
+TEST_F(CheckpointTest, CountsWithoutItsNameInLatest) {
+  const ParamStore store = filled();
+  save(store, 1);
+  // Something that cannot be replaced by a file.
+  fs::remove(folder_.file("latest"));
+  fs::create_directories(folder_.file("latest/x"));
+  run_local(
+      3, [&](Communicator& comm) { save_checkpoint(folder_.path(), info_of(2), store, 1, comm); });
+  EXPECT_EQ(verify_checkpoint(at(2)).fault, "");
+  EXPECT_FALSE(fs::exists(at(1)));
 }
 
 TEST_F(CheckpointTest, AnotherModelIsRefusedByName) {

@@ -64,7 +64,7 @@ TEST(MemoryPlan, RecomputeHoldsLessAndInferenceLeast) {
   EXPECT_LT(bytes(false, false), bytes(true, true));
 }
 
-TEST(MemoryPlan, GrowsWithTheMicroBatchAlone) {
+TEST(MemoryPlan, GrowsWithSequencesAndTokens) {
   const Model model(config());
   const auto bytes = [&](int64_t batch, int64_t tokens) {
     return static_cast<double>(Workspace(model, {kSingle, batch, tokens, 1, true, false}).bytes());

@@ -69,7 +69,7 @@ class Parity {
       EXPECT_LE(got.distance, most_)
           << got.name << ": " << to_string(layout) << ", starts " << testing::PrintToString(starts);
       EXPECT_LE(got.all, most_all_) << to_string(layout);
-      worst_all_ = std::max(worst_all_, got.all);
+      raise(worst_all_, got.all);
       if (got.distance > worst_.distance) worst_ = got;
     }
   }

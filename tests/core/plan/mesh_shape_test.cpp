@@ -26,7 +26,7 @@ TEST(PlanMesh, GivesDataRanksWhatRanksAndBatchAllow) {
   for (const Row& row : {Row{5, 0, 1, 1, 0}, Row{5, 0, 3, 3, 0}, Row{5, 0, 5, 5, 0},
                          Row{5, 0, 8, 5, 3}, Row{1, 0, 4, 1, 3}, Row{64, 0, 7, 7, 0},
                          Row{5, 2, 2, 2, 0}, Row{5, 2, 5, 2, 3}, Row{5, 1, 4, 1, 3}}) {
-    const MeshShape mesh = plan_mesh(recipe(row.batch, row.given), row.ranks);
+    const MeshShape mesh = plan_mesh(recipe(row.batch, row.given), row.ranks, 0);
     EXPECT_EQ(mesh.data, row.data) << row.batch << " " << row.ranks;
     EXPECT_EQ(mesh.sequence, 1);
     EXPECT_EQ(mesh.parked, row.parked) << row.batch << " " << row.ranks;
@@ -35,9 +35,34 @@ TEST(PlanMesh, GivesDataRanksWhatRanksAndBatchAllow) {
 }
 
 TEST(PlanMesh, RefusesWhatTheJobCannotGive) {
-  EXPECT_THROW(plan_mesh(recipe(16, 9), 2), InputError);
-  EXPECT_THROW(plan_mesh(recipe(5, 6), 8), InputError);
-  EXPECT_NO_THROW(plan_mesh(recipe(16, 9), 9));
+  EXPECT_THROW(plan_mesh(recipe(16, 9), 2, 0), InputError);
+  EXPECT_THROW(plan_mesh(recipe(5, 6), 8, 0), InputError);
+  EXPECT_NO_THROW(plan_mesh(recipe(16, 9), 9, 0));
+}
+
+// Of ranks that a sequence could have, no more than all have a segment of whole leaves.
+TEST(PlanMesh, GivesSequenceRanksASegmentEach) {
+  struct Row {
+    int64_t context;
+    int ranks;
+    int64_t leaf;
+    int sequence;
+  };
+  for (const Row& row :
+       {Row{2048, 4, 512, 4}, Row{2048, 9, 512, 4}, Row{1537, 3, 512, 2}, Row{1537, 3, 0, 3},
+        Row{3590, 7, 512, 4}, Row{3590, 7, 0, 7}, Row{500, 3, 512, 1}, Row{1024, 1, 512, 1}}) {
+    Recipe one = recipe(1, 0, row.context);
+    one.parallel.leaf = 512;
+    const MeshShape mesh = plan_mesh(one, row.ranks, row.leaf);
+    EXPECT_EQ(mesh.sequence, row.sequence) << row.context << " " << row.ranks << " " << row.leaf;
+    EXPECT_EQ(mesh.parked, row.ranks - row.sequence);
+  }
+}
+
+TEST(PlanMesh, RefusesMoreRanksThanAnIntCounts) {
+  Recipe many = recipe(65536, 65536);
+  many.parallel.sequence = 65536;
+  EXPECT_THROW(plan_mesh(many, 1, 0), InputError);
 }
 
 TEST(ShareOf, IsFloorOfTheBatchTimesGroup) {

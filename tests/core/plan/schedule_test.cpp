@@ -43,6 +43,7 @@ TEST(LearningRate, FollowsTheFormula) {
       {"constant", 0, 7, 8, 1.0},
       {"constant", 4, 1, 8, 0.2575},
       {"constant", 4, 100, 8, 1.0},
+      {"cosine", 4, 3, 4, 0.7525},        // a warm-up as long as the run: q is 0
       {"cosine", 10, 5, 4, 0.2 * 0.505},  // a warm-up longer than the run: q is 1
   };
   for (const Value& v : values) {

@@ -59,6 +59,15 @@ TEST(SegmentPlan, WithoutAChunkTheRanksShareTheSequence) {
   EXPECT_EQ(plan_segments(1100, 2, 0, 0, 512).segments(), 2);
 }
 
+TEST(SegmentPlan, KnowsTheRankWithTheLongestSegment) {
+  EXPECT_EQ((SegmentPlan{100, 4, 25, 0}).fullest_rank(), 0);
+  EXPECT_EQ((SegmentPlan{100, 4, 25, 5}).fullest_rank(), 1);  // the first has no overlap
+  EXPECT_EQ((SegmentPlan{100, 2, 25, 5}).fullest_rank(), 1);
+  EXPECT_EQ((SegmentPlan{100, 2, 60, 30}).fullest_rank(), 1);  // 60, and 40 + 30
+  EXPECT_EQ((SegmentPlan{100, 2, 60, 10}).fullest_rank(), 0);  // 60, and 40 + 10
+  EXPECT_EQ((SegmentPlan{100, 1, 25, 5}).fullest_rank(), 0);
+}
+
 TEST(SegmentPlan, RefusesNamingTheNeighbours) {
   try {
     plan_segments(4096, 2, 700, 0, 512);

@@ -160,7 +160,7 @@ TEST(Sparkline, SpansTheSeries) {
   EXPECT_EQ(sparkline(rising, 8), "▁▂▃▄▅▆▇█");
   EXPECT_EQ(sparkline(rising, 4), "▁▃▆█");
   EXPECT_EQ(sparkline(rising, 100), "▁▂▃▄▅▆▇█");
-  EXPECT_EQ(sparkline(std::vector<double>{0.5, 1, 3}, 3, Range{0, 1}), "▅██");
+  EXPECT_EQ(sparkline(std::vector<double>{0.5, 1, 3}, 3, ValueSpan{0, 1}), "▅██");
 }
 
 TEST(Sparkline, TakesAnySeries) {

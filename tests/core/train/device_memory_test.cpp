@@ -84,6 +84,13 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"groups_stash_sqrt",
              1,
              {"precision=fp32", "train.chunk=4", "parallel.reduction=fast", "train.stash=sqrt"}},
+        Case{"groups_stash_host",
+             1,
+             {"precision=fp32", "train.chunk=4", "parallel.reduction=fast", "train.stash=host"}},
+        Case{"sequence_stash_host",
+             2,
+             {"precision=fp32", "parallel.sequence=2", "train.chunk=8", "parallel.leaf=8",
+              "train.stash=host"}},
         Case{"sequence_gather",
              3,
              {"precision=fp32", "parallel.sequence=3", "parallel.leaf=8", "parallel.tile=8"}},
@@ -97,6 +104,27 @@ INSTANTIATE_TEST_SUITE_P(
               "parallel.reduction=fast"}},
         Case{"data_and_shard", 2, {"precision=fp32", "parallel.shard=optimizer"}}),
     [](const auto& tested) { return tested.param.name; });
+
+TEST(DeviceStore, AStashOnTheHostTakesOneSlotOfTheDevice) {
+  const auto stash_bytes = [](const char* where, const Backend& ops) {
+    const Recipe recipe =
+        small_recipe({"precision=fp32", "train.chunk=4", "parallel.reduction=fast",
+                      std::string("train.stash=") + where});
+    Machine machine = one_thread(recipe);
+    machine.ops = &ops;
+    const auto self = make_self();
+    int64_t bytes = 0;
+    for (const Arena::Entry& entry : Trainer(recipe, machine, *self).memory()) {
+      if (entry.name == "stash") bytes += entry.bytes;
+    }
+    return bytes;
+  };
+  const int64_t all = stash_bytes("all", walled_backend());
+  EXPECT_GT(all, 0);
+  const int64_t groups = small_recipe({}).train.context / 4;
+  EXPECT_EQ(stash_bytes("host", walled_backend()) * groups, all);
+  EXPECT_EQ(stash_bytes("host", cpu_backend()), all);  // where it is anyway
+}
 
 TEST(DeviceStore, WhatDoesNotFitIsRefusedWithThePlan) {
   const Recipe recipe = small_recipe({"precision=fp32"});

@@ -5,7 +5,6 @@
 
 #include <filesystem>
 #include <fstream>
-#include <mutex>
 #include <random>
 
 #include "tests/core/train/train_test_support.h"
@@ -36,39 +35,6 @@ struct Trained {
   int64_t repeated = 0;
 };
 
-Trained train(const std::vector<std::string>& overrides, const Layout& layout, int64_t steps) {
-  std::vector<std::string> all = overrides;
-  all.push_back("train.micro_batch=" + (layout.micro_batch == 0
-                                            ? std::string("auto")
-                                            : std::to_string(layout.micro_batch)));
-  if (layout.shard) all.emplace_back("parallel.shard=optimizer");
-  const Recipe recipe = small_recipe(all);
-  Trained result;
-  std::mutex mutex;
-  run_local(layout.ranks, [&](Communicator& comm) {
-    Machine machine = choose_machine(recipe, {});
-    machine.threads = layout.threads;
-    Trainer trainer(recipe, machine, comm);
-    std::vector<double> losses, norms;
-    for (int64_t step = 0; step < steps; ++step) {
-      StepRow row;
-      trainer.train_step(step, row);
-      losses.push_back(row.loss);
-      norms.push_back(row.grad_norm);
-    }
-    const double eval_loss = trainer.evaluate()->mean_loss();
-    const uint64_t hash = trainer.store().hash();
-    const std::lock_guard lock(mutex);
-    if (comm.rank() == 0) {
-      result = {losses,    norms, trainer.store().scales(),
-                eval_loss, hash,  trainer.repeated_passes()};
-    } else {
-      EXPECT_EQ(losses, result.losses.empty() ? losses : result.losses);
-    }
-  });
-  return result;
-}
-
 void expect_same_bits(const Trained& a, const Trained& b, const Layout& layout) {
   EXPECT_EQ(a.losses, b.losses) << to_string(layout);
   EXPECT_EQ(a.norms, b.norms) << to_string(layout);
@@ -76,6 +42,34 @@ void expect_same_bits(const Trained& a, const Trained& b, const Layout& layout) 
   EXPECT_EQ(a.eval_loss, b.eval_loss) << to_string(layout);
   EXPECT_EQ(a.hash, b.hash) << to_string(layout);
   EXPECT_EQ(a.repeated, b.repeated) << to_string(layout);
+}
+
+Trained train(const std::vector<std::string>& overrides, const Layout& layout, int64_t steps) {
+  std::vector<std::string> all = overrides;
+  all.push_back("train.micro_batch=" + (layout.micro_batch == 0
+                                            ? std::string("auto")
+                                            : std::to_string(layout.micro_batch)));
+  if (layout.shard) all.emplace_back("parallel.shard=optimizer");
+  const Recipe recipe = small_recipe(all);
+  std::vector<Trained> ranks(static_cast<size_t>(layout.ranks));
+  run_local(layout.ranks, [&](Communicator& comm) {
+    Machine machine = choose_machine(recipe, {});
+    machine.threads = layout.threads;
+    Trainer trainer(recipe, machine, comm);
+    Trained& own = ranks[static_cast<size_t>(comm.rank())];
+    for (int64_t step = 0; step < steps; ++step) {
+      StepRow row;
+      trainer.train_step(step, row);
+      own.losses.push_back(row.loss);
+      own.norms.push_back(row.grad_norm);
+    }
+    own.scales = trainer.store().scales();
+    own.eval_loss = trainer.evaluate()->mean_loss();
+    own.hash = trainer.store().hash();
+    own.repeated = trainer.repeated_passes();
+  });
+  for (const Trained& other : ranks) expect_same_bits(other, ranks[0], layout);
+  return ranks[0];
 }
 
 class Exact : public testing::TestWithParam<const char*> {

@@ -45,7 +45,7 @@ class FitPasses : public testing::Test {
   static Passes fit(const Recipe& r, int64_t free) {
     free_bytes = free;
     Machine m = machine(r);
-    fit_passes(r, m, plan_mesh(r, 1));
+    fit_passes(r, complete_model(r), m, plan_mesh(r, 1, m.leaf));
     return {m.tokens_a_pass, m.keeps_mixes};
   }
   // Of all that training holds in passes of so many tokens.
@@ -53,7 +53,8 @@ class FitPasses : public testing::Test {
     Machine m = machine(r);
     m.keeps_mixes = keeps_mixes;
     const Model model(complete_model(r));
-    const SequencePlan plan = plan_sequence(r, m, plan_mesh(r, 1), tokens / r.train.context);
+    const SequencePlan plan =
+        plan_sequence(r, m, plan_mesh(r, 1, m.leaf), tokens / r.train.context);
     const auto ranks = make_planned(1);
     const SequenceRunner runner(model, plan, *ranks, *m.ops, false);
     int64_t bytes = 0;
@@ -91,7 +92,7 @@ TEST_F(FitPasses, AreTheSameOnAllRanksAndWhenARunGoesOn) {
     int64_t tokens = 0;
     run_local(2, [&](Communicator& ranks) {
       Machine m = machine(r);
-      settle_passes(r, m, plan_mesh(r, 1), before, ranks);
+      settle_passes(r, complete_model(r), m, plan_mesh(r, 1, m.leaf), before, ranks);
       if (ranks.rank() == 0) tokens = fitted_tokens(r, m);
     });
     return tokens;

@@ -14,6 +14,7 @@
 #include "core/base/posix_file.h"
 #include "core/base/rng.h"
 #include "tests/core/train/display_checks.h"
+#include "tests/support/small_disk.h"
 
 namespace rwkv {
 namespace {
@@ -229,6 +230,28 @@ TEST_F(Metrics, AFileWithoutItsHeaderIsRefused) {
 
 TEST_F(Metrics, AMissingFileIsTheUsersMistake) {
   EXPECT_THROW(read_metrics(path_, nullptr), InputError);
+}
+
+// Rows that a full disk has no room for come when there is room, each whole.
+TEST_F(Metrics, RowsWaitForRoomOnTheDisk) {
+  const SmallDisk disk(folder_ / "disk");
+  if (!disk.ready()) GTEST_SKIP() << "mounting a tmpfs is not permitted";
+  const std::string path = folder_ / "disk/metrics.jsonl";
+  MetricsWriter writer(path, kHeader, 0);
+  writer.append(row(1));
+  std::ofstream filler(folder_ / "disk/filler");
+  while (filler << std::string(4096, 'x') << std::flush) {
+  }
+  for (int64_t step = 2; step <= 100; ++step) writer.append(row(step));
+  EXPECT_THROW(writer.flush(), IoError);
+  EXPECT_LT(read_metrics(path, nullptr).size(), 100u);
+  std::filesystem::remove(folder_ / "disk/filler");
+  filler.close();
+  writer.append(row(101));
+  writer.close();
+  const std::vector<StepRow> rows = read_metrics(path, nullptr);
+  ASSERT_EQ(rows.size(), 101u);
+  for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(rows[i].step, static_cast<int64_t>(i + 1));
 }
 
 }  // namespace
