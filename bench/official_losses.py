@@ -32,7 +32,7 @@ def source_bytes(count):
 
 
 def write_binidx(prefix, tokens):
-    """One document of uint16 tokens in Megatron's layout (docs/recipe.md, data.source)."""
+    """One document of uint16 tokens in Megatron's layout (core/data/binidx_index.h)."""
     with open(f"{prefix}.bin", "wb") as out:
         array.array("H", list(tokens)).tofile(out)
     with open(f"{prefix}.idx", "wb") as idx:

@@ -2,6 +2,7 @@
 // (arXiv 2104.09864). Keys are visited in tiles of kAttentionTile places of the sample, one after
 // the other with a running maximum (arXiv 2205.14135), queries likewise backward: a sequence that
 // is cut at multiples of it has the bits of the whole.
+// No block uses it yet (docs/recipe.md, "not yet"); tests and benchmarks do.
 #pragma once
 
 #include <cmath>

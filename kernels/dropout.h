@@ -1,6 +1,7 @@
 // Dropout: an element becomes 0 with probability `rate`, else x / (1 - rate). Whether it does
 // depends on its place in training alone, never on a batch, rank or segment; so the gradient's way
 // is the same op again, and nothing is kept for it.
+// No block uses it yet (docs/recipe.md, "not yet"); tests and benchmarks do.
 #pragma once
 
 #include "core/base/tensor.h"

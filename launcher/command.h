@@ -33,13 +33,13 @@ void abort_job(Communicator& world, const std::exception&);
 // Runs what uses memory of a device, which must outlive the call. An error of this rank alone ends
 // the job at once: to free that memory is to wait for its work, and that may wait for a lost rank.
 template <class Work>
-auto on_devices(Communicator& ranks, const Work& work) {
+auto on_devices(Communicator& world, const Work& work) {
   try {
     return work();
   } catch (const AgreedError&) {
     throw;
   } catch (const std::exception& error) {
-    if (ranks.size() > 1) abort_job(ranks, error);
+    if (world.size() > 1) abort_job(world, error);
     throw;
   }
 }

@@ -53,8 +53,9 @@ EvalJob prepare(const EvalArguments& arguments, const Recipe& given, int ranks, 
   return job;
 }
 
-// On the ranks that work. Collective over `ranks`.
-Totals run(const EvalArguments& arguments, const EvalJob& job, Communicator& ranks) {
+// On the ranks that work, of those of `world`. Collective over `ranks`.
+Totals run(const EvalArguments& arguments, const EvalJob& job, Communicator& ranks,
+           Communicator& world) {
   const LoadedSource& loaded = job.loaded;
   const MeshShape& mesh = job.mesh;
   const auto sequence = ranks.split(mesh.data_group(ranks.rank()), mesh.place(ranks.rank()));
@@ -81,7 +82,7 @@ Totals run(const EvalArguments& arguments, const EvalJob& job, Communicator& ran
   Tally tally(rows, tokens, !job.data->skills().empty(), loaded.machine.leaf, *sequence);
   Evaluator evaluator(*job.data, rows, tokens, loaded.recipe.data.reset_documents);
   const Evaluator::Place place{*runner, tally, share, sequence->rank() == 0};
-  return on_devices(ranks, [&] {
+  return on_devices(world, [&] {
     if (dump == nullptr) return evaluator.run(loaded.pass(), *loaded.store, place, ranks);
     Evaluator::Visit add = [&](int64_t first, int64_t count, const SequenceRunner::Result& result) {
       dump->add(first, count, result);
@@ -106,7 +107,8 @@ ExitCode evaluate(Context& context, const EvalArguments& arguments) {
   if (!arguments.dump.empty()) {  // one file by one writer
     on_root(world, [&] {
       job = prepare(arguments, recipe, 1, {});
-      totals = run(arguments, job, *make_self());
+      const auto self = make_self();
+      totals = run(arguments, job, *self, *self);
     });
   } else {  // all that work share it
     on_seats(world, recipe, [&](Communicator& workers, const Seat& seat) {
@@ -117,7 +119,7 @@ ExitCode evaluate(Context& context, const EvalArguments& arguments) {
                    "data.path: ranks see different numbers of samples");
       return on_first(workers, job.mesh.active(), [&](Communicator& ranks) {
         ranks.limit_waits(recipe.parallel.timeout);
-        totals = run(arguments, job, ranks);
+        totals = run(arguments, job, ranks, world);
         return int64_t{0};
       });
     });

@@ -20,7 +20,7 @@ void ask_to_stop(int) { *stop_flag() = 1; }
 const volatile int* catch_signals() {
   stop_flag();  // made before a signal can come
   for (int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, ask_to_stop);
-  std::signal(SIGPIPE, SIG_IGN);  // nobody may read what is printed; training goes on
+  std::signal(SIGPIPE, SIG_IGN);  // who reads what is printed may leave; training goes on
   return stop_flag();
 }
 

@@ -41,10 +41,12 @@ Recipe recipe_of(const std::string& source, const std::vector<std::string>& over
 
 Recipe source_recipe(const std::string& source, const std::vector<std::string>& overrides) {
   Recipe recipe = while_it_is_there(source, [&] { return recipe_of(source, overrides); });
-  // How the run was spread over its ranks says nothing about these.
+  // How the run was spread over its ranks says nothing about these, and the weights know their
+  // heads.
   const auto given = [&](std::string_view key) {
     return std::ranges::any_of(overrides, [&](const std::string& o) { return o.starts_with(key); });
   };
+  if (!given("model.head_size=")) recipe.model.head_size = 0;
   if (!given("parallel.data=")) recipe.parallel.data = 0;
   if (!given("parallel.sequence=")) recipe.parallel.sequence = 0;
   return recipe;

@@ -64,8 +64,8 @@ std::unique_ptr<Trainer> make_trainer(const Recipe& recipe, Machine& machine, co
   settle_passes(recipe, model, machine, mesh, resume.tokens_a_pass, ranks);
   std::unique_ptr<Trainer> trainer;
   agree(ranks, [&] {
-    trainer = goes_on ? std::make_unique<Trainer>(resolved, model, machine, ranks)
-                      : std::make_unique<Trainer>(resolved, machine, ranks);
+    trainer = std::make_unique<Trainer>(resolved, model, machine, ranks);
+    if (!goes_on) trainer->set_first_weights();
   });
   if (goes_on) load_state(resume, *trainer, ranks);
   // Each rank has read for itself, through a view of its own of the file system.
@@ -113,7 +113,7 @@ ExitCode train_on(Context& context, const Recipe& recipe, Machine machine, const
   on_root(ranks, [&] {
     if (unlocked != nullptr) std::rethrow_exception(unlocked);
   });
-  // From here on ranks do as much as their peers: which files each verifies above differs.
+  // Not before: which files of a checkpoint a rank has verified differs.
   ranks.limit_waits(recipe.parallel.timeout);
   const auto trainer = make_trainer(recipe, machine, mesh, resume, ranks);
   machine.numerics += trainer->link();
@@ -131,7 +131,7 @@ ExitCode train_on(Context& context, const Recipe& recipe, Machine machine, const
       program_line(),
       host_line(context.world, mesh.active(), machine),
       command_again(context, recipe)};
-  return on_devices(ranks, [&] { return run_training(*trainer, machine, ranks, setup); });
+  return on_devices(context.world, [&] { return run_training(*trainer, machine, ranks, setup); });
 }
 
 // On the ranks that have a seat; those beyond the mesh are parked too. Collective over `workers`.

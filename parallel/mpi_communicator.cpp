@@ -126,15 +126,10 @@ class StridedType {
   MPI_Datatype type_ = MPI_DATATYPE_NULL;
 };
 
-// Who waits, and how long for others.
-struct Waiter {
-  int rank = 0, ranks = 1;  // of the whole job
-  double seconds = Patience::kEndless;
-};
-
 class MpiTicket final : public Ticket {
  public:
-  MpiTicket(const char* call, const Waiter& waiter) : call_(call), waiter_(waiter) {}
+  // seconds: of a wait().
+  MpiTicket(const char* call, double seconds) : call_(call), seconds_(seconds) {}
   MpiTicket(const MpiTicket&) = delete;
   MpiTicket& operator=(const MpiTicket&) = delete;
   ~MpiTicket() override {
@@ -161,7 +156,7 @@ class MpiTicket final : public Ticket {
   }
 
   void wait() override {
-    Patience patience(waiter_.seconds);
+    Patience patience(seconds_);
     PoliteWait wait;
     while (!done()) {
       if (patience.ends()) failure_ = std::make_exception_ptr(HangError(too_long()));
@@ -192,13 +187,12 @@ class MpiTicket final : public Ticket {
   }
 
   std::string too_long() const {
-    return fmt::format(
-        "rank {} of {}: {}: another rank did not arrive within {} s (parallel.timeout)",
-        waiter_.rank, waiter_.ranks, call_, waiter_.seconds);
+    return fmt::format("{}: another rank did not arrive within {} s (parallel.timeout)", call_,
+                       seconds_);
   }
 
   const char* call_;
-  Waiter waiter_;
+  double seconds_;
   std::vector<Part> parts_;
   size_t finished_ = 0;
   std::exception_ptr failure_;
@@ -212,8 +206,6 @@ class MpiCommunicator final : public Communicator {
       : session_(std::move(session)), handle_(comm), max_bytes_(max_bytes) {
     check(MPI_Comm_rank(comm, &rank_), "MPI_Comm_rank");
     check(MPI_Comm_size(comm, &size_), "MPI_Comm_size");
-    check(MPI_Comm_rank(MPI_COMM_WORLD, &waiter_.rank), "MPI_Comm_rank");
-    check(MPI_Comm_size(MPI_COMM_WORLD, &waiter_.ranks), "MPI_Comm_size");
   }
 
   int rank() const override { return rank_; }
@@ -225,7 +217,7 @@ class MpiCommunicator final : public Communicator {
     meet("barrier");
   }
 
-  void limit_waits(double seconds) override { waiter_.seconds = seconds; }
+  void limit_waits(double seconds) override { wait_seconds_ = seconds; }
 
   std::unique_ptr<Communicator> split(int color, int key) override {
     record_operation();
@@ -235,7 +227,7 @@ class MpiCommunicator final : public Communicator {
           "MPI_Comm_split");
     if (part == MPI_COMM_NULL) return nullptr;
     auto ranks = std::make_unique<MpiCommunicator>(part, max_bytes_);
-    ranks->limit_waits(waiter_.seconds);
+    ranks->limit_waits(wait_seconds_);
     return ranks;
   }
 
@@ -254,12 +246,12 @@ class MpiCommunicator final : public Communicator {
 
   // All ranks are here, so that a call of MPI that blocks until they are does not block for long.
   void meet(const char* call) const {
-    MpiTicket ticket(call, waiter_);
+    MpiTicket ticket(call, wait_seconds_);
     check(MPI_Ibarrier(handle_.get(), ticket.add()), "MPI_Ibarrier");
     ticket.wait();
   }
   std::unique_ptr<MpiTicket> ticket_of(const char* call) const {
-    return std::make_unique<MpiTicket>(call, waiter_);
+    return std::make_unique<MpiTicket>(call, wait_seconds_);
   }
 
   // piece(offset, count) for consecutive pieces of at most `most` of `total`; at least one, maybe
@@ -278,7 +270,7 @@ class MpiCommunicator final : public Communicator {
   Handle handle_;
   int64_t max_bytes_;
   int rank_ = 0, size_ = 1;
-  Waiter waiter_;
+  double wait_seconds_ = Patience::kEndless;
 };
 
 std::unique_ptr<Ticket> MpiCommunicator::do_all_reduce(Tensor inout, Reduce how, Stream&) {

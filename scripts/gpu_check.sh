@@ -33,6 +33,19 @@ check() {
   fi
 }
 
+# Two ranks over NCCL, of which one is stopped.
+stops_with_86() {
+  local job code=0
+  mpirun -q --bind-to none -n 2 "$program" "$root/recipes/base.yaml" parallel.device=cuda parallel.share_gpu=true \
+    parallel.timeout=5 run.dir="$folder/hang" >/dev/null &
+  job=$!
+  until [[ -s $folder/hang/metrics.jsonl ]] || ! kill -0 $job 2>/dev/null; do sleep 0.1; done
+  sleep 2
+  kill -STOP "$(pgrep -P $job rwkv-dist | tail -1)"
+  wait $job || code=$?
+  ((code == 86))
+}
+
 checks() {
   check "ops" "$build/tests/test_kernels" --gtest_brief=1 '--gtest_filter=*cuda_sm*:Gpu*'
   check "golden models, trajectory" "$build/tests/test_core_model" --gtest_brief=1 '--gtest_filter=*gpu*:*Gpu*'
@@ -47,11 +60,14 @@ checks() {
   check "the same losses over both" diff <(result_of "$program" "$folder/nccl") <(result_of "$program" "$folder/host")
   check "a training run" "$program" "$root/recipes/base.yaml" parallel.device=cuda run.dir="$folder/base"
   local base=("$program" "$root/recipes/base.yaml" parallel.device=cuda train.steps=12)
-  check "without graphs" "${base[@]}" parallel.graphs=off run.dir="$folder/plain"
-  check "with graphs" "${base[@]}" parallel.graphs=on run.dir="$folder/graphs"
+  # Runs that are compared begin with one checkpoint: it holds the algorithms of products, which are chosen by time.
+  check "first steps" test "$("${base[@]}" train.stop_at=2 run.dir="$folder/first" >/dev/null; echo $?)" = 85
+  local same=("${base[@]}" run.resume="$folder/first")
+  check "without graphs" "${same[@]}" parallel.graphs=off run.dir="$folder/plain"
+  check "with graphs" "${same[@]}" parallel.graphs=on run.dir="$folder/graphs"
   check "graphs keep the bits" diff <(result_of "$program" "$folder/plain") <(result_of "$program" "$folder/graphs")
-  check "stopped" test "$("${base[@]}" train.stop_at=5 run.dir="$folder/resumed" >/dev/null; echo $?)" = 85
-  check "gone on with" "${base[@]}" run.dir="$folder/resumed"
+  check "stopped" test "$("${same[@]}" train.stop_at=5 run.dir="$folder/resumed" >/dev/null; echo $?)" = 85
+  check "gone on with" "${same[@]}" run.dir="$folder/resumed"
   check "a resume keeps the bits, its products' algorithms the checkpoint's" \
     diff <(result_of "$program" "$folder/plain") <(result_of "$program" "$folder/resumed")
   check "exact" "${base[@]}" parallel.reduction=exact run.dir="$folder/exact"
@@ -59,6 +75,11 @@ checks() {
     parallel.reduction=exact parallel.share_gpu=true parallel.sequence=2 parallel.data=1 run.dir="$folder/exact2"
   check "exact has the same bits on one rank and on two" \
     diff <(result_of "$program" "$folder/exact") <(result_of "$program" "$folder/exact2")
+  local cut=("${base[@]}" parallel.reduction=exact parallel.leaf=32 train.chunk=32)
+  check "segments, their stash on the GPU" "${cut[@]}" run.dir="$folder/stash"
+  check "segments, their stash on the host" "${cut[@]}" train.stash=host run.dir="$folder/stash_host"
+  check "the same bits" diff <(result_of "$program" "$folder/stash") <(result_of "$program" "$folder/stash_host")
+  check "a rank that stops ends the job with 86" stops_with_86
   check "fp16" "${base[@]}" precision=fp16 run.dir="$folder/fp16"
   if command -v compute-sanitizer >/dev/null; then
     check "memcheck" compute-sanitizer --error-exitcode 1 --tool memcheck "$build/tests/test_kernels" \

@@ -246,10 +246,17 @@ struct PendingCheckpoint::Work {
     fsync_path(temporary);
     put_in_place(temporary, final_path, folder);
     // From here on it counts, whatever fails: readers go by the names of folders.
+    const bool named = name_latest();
     remove_old(folder, info.step, keep);
+    if (!named) name_latest();  // now there may be room
+  }
+
+  bool name_latest() const {
     try {
       replace_file(folder + "/latest", fmt::format("step-{}\n", info.step));
+      return true;
     } catch (const IoError&) {
+      return false;
     }
   }
 

@@ -20,7 +20,7 @@ struct SequencePlan {
   bool records = false;        // passes over whole sequences are recorded, where the device can
 
   bool whole() const { return segments.ranks == 1 && segments.segments() == 1 && !enters; }
-  // Groups whose boundaries are stashed at a time; the blocks of that many groups.
+  // Groups whose boundaries are stashed at a time; spans of that many groups.
   int64_t span() const;
   int64_t spans() const { return (segments.groups() + span() - 1) / span(); }
   // Forward passes over all tokens that a step takes (without recomputation in blocks).

@@ -38,7 +38,7 @@ void require_room(const Memory& memory, const std::vector<Arena::Entry>& entries
       "out of {} memory before step 1: {} are planned a rank, {} are free, {} of them kept for "
       "libraries. Less is wanted with a "
       "smaller train.micro_batch or train.chunk, train.recompute=norms or block, "
-      "train.stash=sqrt, "
+      "train.stash=sqrt or host, "
       "parallel.shard=optimizer, or more parallel.sequence. The plan:{}",
       memory.name, human_bytes(wanted), human_bytes(free), human_bytes(libraries), table));
 }

@@ -48,10 +48,14 @@ SequencePlan plan_sequence(const Recipe& recipe, const Machine& machine, const M
 
 Trainer::Trainer(const Recipe& recipe, const Machine& machine, Communicator& ranks)
     : Trainer(recipe, complete_model(recipe), machine, ranks) {
-  if (recipe.run.init_from.empty()) {
-    initialize(*store_, recipe.run.seed, machine.cores);
+  set_first_weights();
+}
+
+void Trainer::set_first_weights() {
+  if (recipe_.run.init_from.empty()) {
+    initialize(*store_, recipe_.run.seed, machine_.cores);
   } else {
-    WeightFile(recipe.run.init_from).load(*store_);
+    WeightFile(recipe_.run.init_from).load(*store_);
   }
   weights_changed();
 }

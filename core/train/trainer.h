@@ -29,12 +29,15 @@ namespace rwkv {
 class Trainer {
  public:
   // `ranks` holds the mesh's ranks (no parked one). Opens the data, plans memory, sets initial
-  // weights (or those of run.init_from). Splits `ranks` and looks at their hosts first; after that
-  // it is not collective and may throw on one rank alone.
+  // weights (or those of run.init_from). Reads the shapes of
+  // run.init_from, then splits `ranks` and looks at their hosts; after that it is not collective
+  // and may throw on one rank alone.
   Trainer(const Recipe&, const Machine&, Communicator& ranks);
-  // The same without weights: a run that goes on has them in its checkpoint, which gives the model
-  // too (complete_model()); weights_changed() when they are there.
+  // The same without weights, of a model that is known (complete_model()): set_first_weights(), or
+  // those of a checkpoint and weights_changed().
   Trainer(const Recipe&, const ModelConfig&, const Machine&, Communicator& ranks);
+  // Initial weights, or those of run.init_from. Not collective.
+  void set_first_weights();
 
   // One update; `step` is 0-based. Fills `row`. Collective. Returns true when a rank was asked to
   // stop.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/config/load.h"
@@ -325,6 +326,7 @@ ExitCode Run::go() {
       return ExitCode::kStopped;
     }
   }
+  ranks_.limit_waits(std::numeric_limits<double>::infinity());  // rank 0 works alone
   on_root(ranks_, [&] { finish(row); });
   return ExitCode::kDone;
 }

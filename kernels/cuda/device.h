@@ -3,19 +3,29 @@
 // (kernels/cuda/native) or a host emulator (tests/support/emulator), so that the same code is
 // compiled for both.
 //
-// device_backend.h defines, in namespace rwkv::device:
-//   RWKV_DEVICE                       marks a function that runs in a kernel
+// device_backend.h defines, in namespace rwkv::device (what each is: kernels/cuda/native):
+//   RWKV_DEVICE, RWKV_UNROLL          marks of a function that runs in a kernel, of a loop
 //   block_index(), block_count()      of a one-dimensional grid, int64_t
 //   thread_index(), thread_count()    of a block, int
-//   to_fp16(float), from_fp16(bits)   IEEE binary16, to nearest, ties to even
-//   pack_bf16(low, high)              two bf16 in a word, to nearest, ties to even
-//   fast_exp2(x), fast_inverse(x)     2^x and 1/x to a few units in the last place
-//   sync_block()                      all threads of the block must come
-//   sync_team(team)                   of two teams of 128 threads in a block one: its own must come
-//   warp_xor(value, mask)             the value of the thread whose number in the warp differs by
-//                                     mask
-//   shared_memory()                   the block's own bytes, 16-byte aligned
 //   launch(stream, LaunchShape, kernel)
+//   sync_block(), sync_team(team)     all threads of the block must come; of two teams of 128
+//   threads
+//                                     in a block one team's own
+//   sync_warp(), warp_xor(value, mask), warp_xor_bits, warp_read, warp_ballot
+//                                     among the 32 threads of a warp: all must come
+//   shared_memory()                   the block's own bytes
+//   copy_async, end_copy_group, wait_copies
+//                                     16 bytes at a time from the device's memory to the block's
+//                                     own
+//   load_matrices, load_matrices_transposed, transpose_matrix, mma_bf16
+//                                     8 x 8 matrices of bf16 in a warp's registers, and their
+//                                     product
+//   to_fp16, from_fp16, pack_bf16     16-bit floats, to nearest, ties to even
+//   fast_exp2(x), fast_inverse(x)     2^x and 1/x to a few units in the last place
+//   raise_max(to, value)              the larger of two integers, whatever the order of threads
+//   opaque(value)                     of which the compiler knows nothing more
+//   scratch(stream, bytes), room(stream), multiprocessors(), block_shared_bytes()
+//                                     for the host: memory behind a stream, what the device has
 #pragma once
 
 #include <cmath>
