@@ -108,13 +108,13 @@ sanitized() {
 }
 
 # Races: of ranks that are threads, and of the CUDA kernels, whose threads the emulator shows to the
-# sanitizer one by one. Not sums in fixed point: their atomic maximum is a plain one on the emulator.
+# sanitizer one by one.
 races() {
   local programs
   mapfile -t programs < <(programs_of parallel kernels)
   if build tsan "${programs[@]}"; then
     OMP_NUM_THREADS=1 run_tests tsan -LE 'mpi|gpu' \
-      -E "$repeats|TokenSums" \
+      -E "$repeats" \
       -R '^(parallel\.|kernels\.(Wkv7Teams|.*emulator_fibers(_bf16| )))'
   fi
 }

@@ -4,6 +4,7 @@
 // depends on it shows. Races inside hardware, its speed and its memory's limits do not show here.
 #pragma once
 
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -47,7 +48,10 @@ inline constexpr int64_t kLeastHeldVocab = 256;  // so that small ones are held 
 inline constexpr int64_t kLeastPiece = 32;       // so that short sequences are cut too
 inline constexpr int64_t kLeafRoom = 16 << 10;   // so that small weights are cut too
 inline void raise_max(int64_t* to, int64_t value) {
-  if (value > *to) *to = value;
+  const std::atomic_ref<int64_t> shared(*to);
+  int64_t now = shared.load(std::memory_order_relaxed);
+  while (value > now && !shared.compare_exchange_weak(now, value, std::memory_order_relaxed)) {
+  }
 }
 
 // Runs `thread` as every thread of every block. Not to be called from a kernel.
